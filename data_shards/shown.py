@@ -43,6 +43,8 @@ _UNSAFE = re.compile(
 """Control characters (a tab is none that harms), what turns the direction of writing or cannot be seen, and bytes of a
 name that are no UTF-8."""
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,3}[^\s'\"<>|`]+")
+_FOLDED = re.compile(r"(\b(?!models:)[A-Za-z][A-Za-z0-9+.-]+:/)[^\s/'\"<>]+@")
+"""A user in an address whose slashes a `Path` has folded; `models:/NAME@ALIAS` is MLflow's own."""
 _FORMULA = ("=", "+", "-", "@", "\t")
 
 
@@ -123,7 +125,7 @@ def without_secrets(text: str, address: str = "") -> str:
         return text
     text = _ADDRESS.sub(lambda found: _hidden(found.group()), text)
     text = re.sub(r"(?<=://)[^\s/'\"<>]*@", "", text)
-    return re.sub(r"(\b[A-Za-z][A-Za-z0-9+.-]+:/)[^\s/'\"<>]+@", r"\1", text)  # folded by a `Path`
+    return _FOLDED.sub(r"\1", text)
 
 
 def _hidden(address: str) -> str:

@@ -105,3 +105,9 @@ def test_a_cell_is_no_formula_and_moves_no_cursor(text: str) -> None:
 @pytest.mark.parametrize("number", ["-1.5", "+3", "-1e-9", "-inf", "0"])
 def test_numbers_stay_numbers(number: str) -> None:
     assert cell(number) == number
+
+
+def test_the_alias_of_a_registered_model_is_no_user_of_an_address() -> None:
+    said = "models:/a@b and models:/team-a.enc@candidate are one encoder"
+    assert shown(said) == said
+    assert shown("s3:/token@host/x") == "s3:/host/x"
