@@ -21,7 +21,6 @@ LONG = (
     "tests/end_to_end/test_demo.py",
     "tests/end_to_end/test_by_hand.py",
     "tests/end_to_end/",
-    "tests/cluster/commands/test_bench_checkpoint.py",
     "tests/faults/",
     "tests/cluster/evaluations/test_beside.py",
     "tests/cluster/studies/",
