@@ -141,6 +141,14 @@ def file_to_write(text: str) -> Path:
     return path
 
 
+def picture_to_write(text: str) -> Path:
+    """A `file_to_write` that will be a PNG: another ending would say of it what it is not."""
+    path = file_to_write(text)
+    if path.suffix.lower() not in ("", ".png"):
+        raise ArgumentTypeError(f"{_short(path.name)} does not end in .png, and a PNG will be in it; name it .png")
+    return path
+
+
 def _short(text: str) -> str:
     return repr(text) if len(text) <= 60 else f"{text[:60]!r}..."
 

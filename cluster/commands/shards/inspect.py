@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, file_to_write, place, whole_number
+from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, picture_to_write, place, whole_number
 from cardialign.data_shards.errors import UsageError
 
 
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--key", help="record to draw")
     which.add_argument("--row", type=whole_number(0), help="record to draw, by row of the index")
-    parser.add_argument("--out", type=file_to_write, help="picture to write (.png); needs --key or --row")
+    parser.add_argument("--out", type=picture_to_write, help="picture to write (.png); needs --key or --row")
     parser.add_argument(
         "--views",
         metavar="RECIPE",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.lines import aligned
-from cardialign.cluster.cli.options import file_to_write, whole_number
+from cardialign.cluster.cli.options import picture_to_write, whole_number
 from cardialign.cluster.cli.progress import Progress, two_stages
 from cardialign.cluster.cli.source_options import add_reader_options, add_source, asked_source
 from cardialign.cluster.commands.shards.stats import figures_of_records
@@ -33,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     parser.add_argument("--limit", type=whole_number(1), default=100, metavar="N", help="records to read (default 100)")
     parser.add_argument(
-        "--out", type=file_to_write, metavar="FILE.png", help=f"also draw {DRAWN} of them, with what is known of each"
+        "--out",
+        type=picture_to_write,
+        metavar="FILE.png",
+        help=f"also draw {DRAWN} of them, with what is known",
     )
     parser.add_argument(
         "--count", action="store_true", help="walk the whole data set: how many records, how many bytes"
