@@ -142,11 +142,7 @@ def run(
         data = prepare(config)
         if judged.start_over:
             move_aside(run_dir)
-        note_start(run_dir, tracking.command, sizes_of(workers).shown)
-        tracker = RunTracker(run_dir, tracking.uri, experiment=tracking.experiment, optional=tracking.optional)
-        tracker.start(
-            config.name, _parameters(config, workers, data, placement or Placement()), _tags(data, tracking.command)
-        )
+        tracker = _noted(run_dir, tracking, workers, data, _parameters(config, workers, data, placement or Placement()))
         status, final = "FINISHED" if judged.finished else "FAILED", {}  # a finished run stays one
         try:
             with Progress("pretrain", data["steps"]) as progress:
@@ -224,6 +220,16 @@ def _with_local_start(config: RunConfig, run_dir: Path, tracking_uri: str) -> Ru
 def _parameters(config: RunConfig, workers: int | Sizes, data: dict[str, Any], placement: Placement) -> dict[str, Any]:
     own = {"workers": sizes_of(workers).shown, "cpus_per_worker": placement.cpus_per_worker or 1}
     return {**config.resolved(), **own, "records": data["records"], "steps": data["steps"]}
+
+
+def _noted(
+    run_dir: Path, tracking: Tracking, workers: int | Sizes, data: dict[str, Any], parameters: dict[str, Any]
+) -> RunTracker:
+    """A start as the run directory and MLflow know it."""
+    note_start(run_dir, tracking.command, str(sizes_of(workers).shown))
+    tracker = RunTracker(run_dir, tracking.uri, experiment=tracking.experiment, optional=tracking.optional)
+    tracker.start(parameters["name"], parameters, _tags(data, tracking.command))
+    return tracker
 
 
 def _tags(data: dict[str, Any], command: str) -> dict[str, str]:
