@@ -40,6 +40,7 @@ COMMANDS: dict[str, str] = {
     "stop": "end a job at a checkpoint; asked twice, at once",
     "list": "your jobs on a cluster",
     "runs list": "the runs in a folder, and how each stands",
+    "runs page": "a page about a run: provenance, cost, curves, evaluations, a map, what is retrieved",
     "drill": "faults against a tiny run, here or on your cluster: is each promise of not losing a run kept",
     "study": "variants of a recipe over folds and seeds, and a table with paired intervals",
     "compare": "runs, encoders and evaluations side by side: a page, LaTeX and CSV, with paired intervals and cost",

@@ -220,6 +220,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     ):
         from cardialign.cluster.runs import lifecycle
         from cardialign.cluster.runs.placement import placement_of
+        from cardialign.cluster.runs.starts import given_command
 
         if metrics is not None:
             sys.stderr.write(f"metrics  {metrics}\n")
@@ -227,7 +228,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         result = lifecycle.run(
             config,
             args.run_dir,
-            lifecycle.Tracking(args.tracking_uri, args.experiment, args.tracking_optional),
+            lifecycle.Tracking(args.tracking_uri, args.experiment, args.tracking_optional, given_command()),
             workers=args.workers,
             address=args.address,
             register_as=args.register,

@@ -120,7 +120,7 @@ def _read(path: Path, passed: list[str], deep: bool) -> list[Source]:
     if not path.is_dir():
         raise UserError(f"{path} does not exist", REMEDY)
     if (path / CONFIG).is_file() or (path / METRICS).is_file():
-        return [_run(path), *_loose(path, passed)]
+        return [source_of_run(path), *_loose(path, passed)]
     if (path / PROVENANCE).is_file() and (path / DIGESTS).is_file():
         return [_export(path)]
     if (path / GRID).is_file():
@@ -163,7 +163,8 @@ def _config(path: Path) -> dict[str, Any] | None:
     return config
 
 
-def _run(path: Path) -> Source:
+def source_of_run(path: Path) -> Source:
+    """A run, with the digests of its encoders as they were verified; what is not as it should be is a remark."""
     config, remarks = _config(path / CONFIG), []
     if config is None:
         remarks.append(f"its configuration ({CONFIG}) cannot be read")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from cardialign.cluster.pages.examples import different, draw_records
 from cardialign.cluster.pages.run_page import Picture, write_run_page
 from cardialign.cluster.watching.state import run_state
 from cardialign.data_shards.files import parse_json, read_bytes, read_json
@@ -27,28 +29,11 @@ def _trace(run_dir: Path) -> list[dict[str, Any]]:
 def _pictures(out: Path) -> list[Picture]:
     """The first unseen records with different reports, through the pulled encoder."""
     from cardialign.data_shards.shard_set.shard_set import ShardSet
-    from cardialign.data_shards.signal.plot import draw_ecg
-    from cardialign.pretrain.evaluation.atlas.weights import lead_weights
     from cardialign.pretrain.export.loaded import load_encoder
 
-    encoder = load_encoder(out / "encoder")
     shard_set = ShardSet.open(out / "unseen-shards")
-    pictures: list[Picture] = []
-    seen: set[tuple[str, ...]] = set()
-    with tempfile.TemporaryDirectory() as scratch:
-        for row in range(len(shard_set)):
-            record = shard_set.read_record(row)
-            if record.statements in seen or not record.statements:
-                continue
-            seen.add(record.statements)
-            found = lead_weights(encoder, record, shard_set.spec) if encoder.group_leads else {}
-            weights = {each.group: each.weight for each in found.values()}
-            png = Path(scratch) / "ecg.png"
-            draw_ecg(record, png, weights=found)
-            pictures.append(Picture(record.key, png.read_bytes(), ". ".join(record.statements), weights))
-            if len(pictures) == PICTURES:
-                break
-    return pictures
+    rows = different(shard_set, np.arange(len(shard_set)), PICTURES)
+    return draw_records(load_encoder(out / "encoder"), shard_set, rows)
 
 
 def _data(out: Path) -> list[dict[str, Any]]:

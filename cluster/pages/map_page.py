@@ -7,9 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.pages.legend import legend_entry
 from cardialign.cluster.pages.page import write_page
 from cardialign.pretrain.evaluation.atlas import draw
-from cardialign.pretrain.evaluation.atlas.chart import OTHER, SEVERAL, Atlas, Chart
+from cardialign.pretrain.evaluation.atlas.chart import Atlas, Chart
 from cardialign.pretrain.evaluation.result import overlap_note
 
 MOST_PANELS = 60
@@ -29,7 +30,7 @@ def write_map_page(path: Path, atlas: Atlas) -> Path:
         names=names,
         label_set=atlas.label_set,
         by_class=[_image(draw.class_panel(atlas, chart)) for chart in atlas.charts],
-        legend=[_entry(entry) for entry in draw.class_legend(atlas)],
+        legend=[legend_entry(entry) for entry in draw.class_legend(atlas)],
         by_age=[_image(draw.age_panel(atlas, chart)) for chart in atlas.charts],
         ages=_ages(atlas),
         each=_each(atlas),
@@ -41,13 +42,6 @@ def write_map_page(path: Path, atlas: Atlas) -> Path:
 
 def _image(png: bytes) -> str:
     return base64.b64encode(png).decode()
-
-
-def _entry(entry: dict[str, Any]) -> dict[str, Any]:
-    place = entry["place"]
-    kind = {SEVERAL: "several", OTHER: "other"}.get(place, "unlabelled" if place < 0 else "class")
-    colour, mark = (draw.PALETTE[place], draw.MARKS[place]) if place >= 0 else ("", "")
-    return {"words": entry["words"], "records": entry["records"], "kind": kind, "colour": colour, "mark": mark}
 
 
 def _ages(atlas: Atlas) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.pages.charts import Estimate, IntervalScale, line_chart, share_bars, weight_bars
+from cardialign.cluster.pages.legend import legend_entry
 from cardialign.cluster.pages.page import number, write_page
 from cardialign.cluster.watching.cause import Cause
 from cardialign.pretrain.evaluation.result import overlap_note
@@ -48,8 +49,11 @@ def write_run_page(
 ) -> Path:
     """Write the page to `path` (replaced in one step) and return it. What is not there is left out.
 
-    run        "summary" (one sentence), "facts" {label: value}, "config" (resolved), "footer", "cause" (a `Cause`),
-               "data" [{"name", "records", "patients", "findings" {code: records}, ...}].
+    run        "summary" (one sentence), "facts" and "cost" {label: value}, "config" (resolved), "footer", "cause" (a
+               `Cause`), "data" [{"name", "records", "patients", "findings" {code: records}, ...}], "evaluations"
+               [{"what", "system", "value", "interval"}], "map" {"image" (PNG, base64), "legend" of `class_legend`,
+               "records", "labels"}, "retrieval" [{"key", "report", "reports" [{"cosine", "text", "own"}], "rank",
+               "among"}], "left_out" [sentence].
     trace      rows of metrics.jsonl: "step", "loss", and where present "lr", "records_per_second", "data_wait_share",
                "effective_negatives", "temperature".
     zero_shot  `ZeroShotResult.to_dict()` of the trained encoder.
@@ -63,16 +67,25 @@ def write_run_page(
         title=title,
         summary=run.get("summary"),
         tiles=_tiles(trace, zero_shot, baseline),
-        zero_shot=_zero_shot(zero_shot, baseline) if zero_shot else None,
+        zero_shot=zero_shot_table(zero_shot, baseline) if zero_shot else None,
         cause="" if cause is None else f"{cause.line[0].upper()}{cause.line[1:]}.",
         charts=[*_training(trace), *_time(cause)],
         pictures=[_picture(picture) for picture in pictures],
         facts=run.get("facts"),
+        cost=run.get("cost"),
+        evaluations=run.get("evaluations") or [],
+        map=_map(run.get("map")),
+        retrieval=run.get("retrieval") or [],
+        left_out=run.get("left_out") or [],
         data=_data(run.get("data") or []),
         commands=commands,
         config=json.dumps(config, indent=2, default=str) if config else "",
         footer=run.get("footer", FOOTER),
     )
+
+
+def _map(drawn: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if drawn is None else {**drawn, "legend": [legend_entry(entry) for entry in drawn["legend"]]}
 
 
 def _auroc(value: Any) -> str:
@@ -120,7 +133,8 @@ def _tiles(
     return tiles
 
 
-def _zero_shot(zero_shot: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> dict[str, Any]:
+def zero_shot_table(zero_shot: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the template shows of a result. Raises KeyError, TypeError or ValueError for what is none."""
     classes = sorted(zero_shot["classes"], key=lambda c: -c["auroc"])
     others = {c["code"]: _estimate(c) for c in (baseline or {}).get("classes", [])}
     macro, other_macro = _estimate(zero_shot, "macro"), _estimate(baseline, "macro") if baseline else None

@@ -13,6 +13,7 @@ from cardialign.cluster.environment.sizes import Sizes, sizes_of
 from cardialign.cluster.environment.versions import git_commit, versions
 from cardialign.cluster.runs.failure import StoppedError
 from cardialign.cluster.runs.placement import Placement
+from cardialign.cluster.runs.starts import mlflow_tags, note_start
 from cardialign.cluster.tracking.names import check_model
 from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import DONE, STOPPED, UsageError, UserError
@@ -36,11 +37,13 @@ FINAL = ("final_loss", "records_per_second", "data_wait_share", "restarts")
 
 @dataclass(frozen=True)
 class Tracking:
-    """The MLflow store and experiment of a run. optional: train also when the store cannot be opened."""
+    """The MLflow store and experiment of a run. optional: train also when the store cannot be opened. command: what
+    started the run, as it is noted ("" from a program)."""
 
     uri: str = field(default_factory=default_uri)
     experiment: str | None = None
     optional: bool = False
+    command: str = ""
 
 
 def prepare(config: RunConfig) -> dict[str, Any]:
@@ -139,8 +142,7 @@ def run(
         data = prepare(config)
         if judged.start_over:
             move_aside(run_dir)
-        tracker = RunTracker(run_dir, tracking.uri, experiment=tracking.experiment, optional=tracking.optional)
-        tracker.start(config.name, _parameters(config, workers, data, placement or Placement()), _tags(data))
+        tracker = _noted(run_dir, tracking, workers, data, _parameters(config, workers, data, placement or Placement()))
         status, final = "FINISHED" if judged.finished else "FAILED", {}  # a finished run stays one
         try:
             with Progress("pretrain", data["steps"]) as progress:
@@ -220,11 +222,23 @@ def _parameters(config: RunConfig, workers: int | Sizes, data: dict[str, Any], p
     return {**config.resolved(), **own, "records": data["records"], "steps": data["steps"]}
 
 
-def _tags(data: dict[str, Any]) -> dict[str, str]:
+def _noted(
+    run_dir: Path, tracking: Tracking, workers: int | Sizes, data: dict[str, Any], parameters: dict[str, Any]
+) -> RunTracker:
+    """A start as the run directory and MLflow know it."""
+    note_start(run_dir, tracking.command, str(sizes_of(workers).shown))
+    tracker = RunTracker(run_dir, tracking.uri, experiment=tracking.experiment, optional=tracking.optional)
+    tracker.start(parameters["name"], parameters, _tags(data, tracking.command))
+    return tracker
+
+
+def _tags(data: dict[str, Any], command: str) -> dict[str, str]:
+    commit = git_commit()
     tags = {
         "data.fingerprint": data["shards_fingerprint"],
         "data.selection": data["selection_fingerprint"],
-        "git.commit": git_commit(),
+        "git.commit": commit,
+        **mlflow_tags(command, commit),
     }
     tags |= {f"version.{name}": number for name, number in versions().items()}
     return {key: value for key, value in tags.items() if value}

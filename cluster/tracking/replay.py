@@ -126,11 +126,12 @@ class Replay:
         from mlflow.entities import Param, RunTag
 
         state, known = self.state, run.data.params
+        theirs = {key for key in run.data.tags if key.startswith("mlflow.")}  # a description may be a person's by now
         self.client.log_text(state.run_id, json.dumps(state.parameters, indent=1), PARAMETERS)
         self._send_configuration()
         new = [Param(key, value[:6000]) for key, value in state.parameters.items() if key not in known]
         changed = {f"resumed_with.{k}": v for k, v in state.parameters.items() if k in known and known[k] != v[:6000]}
-        tags = [RunTag(key, value[:5000]) for key, value in {**state.tags, **changed}.items()]
+        tags = [RunTag(key, value[:5000]) for key, value in {**state.tags, **changed}.items() if key not in theirs]
         for start in range(0, max(len(new), len(tags)), 100):
             self.client.log_batch(state.run_id, params=new[start : start + 100], tags=tags[start : start + 100])
 

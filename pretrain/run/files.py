@@ -21,6 +21,7 @@ memory.json            the most memory that a step held, rank by rank, as the ne
 compute.json           FLOPs of a record and the peak of a device, where that is known: for MFU
 tracking.json          MLflow store, run id and cursors
 attempts.jsonl         one line per start of the worker group
+starts.jsonl           one line per command that took the run: when, by whom, with which code, on which machine
 deaths.jsonl           one line per worker group that died: when, and of what
 decisions.jsonl        one line per decision about the run: to go on, with how many workers, or to end, and why
 attempt.json           which start and worker group holds the run now (`cardialign.pretrain.run.fence`)
@@ -46,6 +47,7 @@ BEST, BEST_NOTE, BAD_STEPS = "best", "best.json", "bad_steps"
 CHECKPOINTS, FIRST_COMMIT, QUARANTINE, EXPORT = "checkpoints", "committed.json", "quarantine.jsonl", "export"
 RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.jsonl", "workers"
 MEMORY, COMPUTE, DEATHS, DECISIONS = "memory.json", "compute.json", "deaths.jsonl", "decisions.jsonl"
+STARTS = "starts.jsonl"
 ATTEMPT, LOGS, RAY, FIGURES = "attempt.json", "logs", "ray", "figures"
 START, START_NOTE, INITIALISED = "start", "start.json", "initialised.json"
 EXPOSURE_SALT = "exposure.salt"

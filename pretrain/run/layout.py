@@ -38,6 +38,7 @@ FILES = (
     files.TRACKING,
     files.ATTEMPTS,
     files.ATTEMPT,
+    files.STARTS,
     files.DECISIONS,
     files.STARTED_OVER,
     files.STOP,
@@ -47,7 +48,7 @@ FILES = (
     files.EXPOSURE_SALT,
     files.FAILURE,
 )
-APPENDED = (files.QUARANTINE, files.SYSTEM, files.EVALUATIONS, files.ATTEMPTS, files.DECISIONS)
+APPENDED = (files.QUARANTINE, files.SYSTEM, files.EVALUATIONS, files.ATTEMPTS, files.STARTS, files.DECISIONS)
 """Files that are appended to where they lie; the others are replaced by a rename."""
 
 OTHERS = {"index.parquet": "a shard set", "digests.json": "an exported encoder", "bank.json": "a text bank"}

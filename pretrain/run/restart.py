@@ -29,13 +29,14 @@ from cardialign.pretrain.run.files import (
     QUARANTINE,
     RESULT,
     STARTED_OVER,
+    STARTS,
     SYSTEM,
     TRACKING,
 )
 
 MOVED = (
     RESULT, MEMORY, COMPUTE, TRACKING, ATTEMPTS, DEATHS, DECISIONS, METRICS, SYSTEM, EVALUATIONS, FIGURES, QUARANTINE,
-    INITIALISED, BAD_STEPS, BEST_NOTE, BEST, EXPORT, EXPOSURE_SALT, CONFIG, FIRST_COMMIT, CHECKPOINTS,
+    STARTS, INITIALISED, BAD_STEPS, BEST_NOTE, BEST, EXPORT, EXPOSURE_SALT, CONFIG, FIRST_COMMIT, CHECKPOINTS,
 )  # fmt: skip
 """What belongs to one run; its checkpoints last, so that a start that is cut short still finds them."""
 

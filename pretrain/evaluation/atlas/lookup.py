@@ -85,6 +85,44 @@ def near_record(
     return records, _reports(encoder, every, vector, row) if reports else []
 
 
+@dataclass(frozen=True)
+class Retrieved:
+    """An ECG and its report, each as the other's question. reports: nearest to the ECG; rank: of the ECG among the
+    `among` records, by its own report, 1 the nearest (records of the same report count as one)."""
+
+    key: str
+    own_report: str
+    reports: list[Found]
+    rank: int
+    among: int
+
+
+def retrieve(
+    encoder: UsableEncoder, asked: Asked, rows: Sequence[int], progress: Progress | None = None
+) -> list[Retrieved]:
+    """What the ECGs of `rows`, which are among those asked, and their reports retrieve of each other.
+
+    Raises UserError as `UsableEncoder.embed_text`; DataError where no record has a report.
+    """
+    embedding = _embedded(encoder, asked, progress)
+    report = asked.shard_set.report[asked.rows]
+    distinct, counts, texts, vectors = _distinct_reports(encoder, asked)
+    found = []
+    for row in rows:
+        place, own = int(np.searchsorted(asked.rows, row)), int(asked.shard_set.report[row])
+        cosines = vectors @ embedding[place]
+        nearest = [
+            Found(float(cosines[at]), texts[at], records=int(counts[at]), own=int(distinct[at]) == own)
+            for at in _first(cosines, asked.count)
+        ]
+        at = int(np.searchsorted(distinct, own))
+        back = embedding @ vectors[at]
+        others = report != own
+        rank = 1 + int((back[others] > back[~others].max()).sum())
+        found.append(Retrieved(asked.shard_set.key(row), texts[at], nearest, rank, len(asked.rows)))
+    return found
+
+
 def _embedded(encoder: UsableEncoder, asked: Asked, progress: Progress | None) -> np.ndarray:
     return embed_set([encoder], asked.shard_set, asked.rows, EmbedOptions(batch_size=asked.batch_size), progress)[
         0
@@ -110,6 +148,16 @@ def _records(asked: Asked, cosines: np.ndarray, row: int | None) -> list[Found]:
 
 def _reports(encoder: UsableEncoder, asked: Asked, vector: np.ndarray, row: int) -> list[Found]:
     """The distinct reports of the rows that are nearest to the vector (e,)."""
+    distinct, counts, texts, vectors = _distinct_reports(encoder, asked)
+    cosines, own = vectors @ vector, int(asked.shard_set.report[row])
+    return [
+        Found(float(cosines[place]), texts[place], records=int(counts[place]), own=int(distinct[place]) == own)
+        for place in _first(cosines, asked.count)
+    ]
+
+
+def _distinct_reports(encoder: UsableEncoder, asked: Asked) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
+    """Numbers of the M distinct reports of the rows, ascending, how many rows have each, their texts and (M, e)."""
     shard_set = asked.shard_set
     report = shard_set.report[asked.rows]
     distinct, counts = np.unique(report[report >= 0], return_counts=True)
@@ -117,14 +165,8 @@ def _reports(encoder: UsableEncoder, asked: Asked, vector: np.ndarray, row: int)
         raise DataError(f"no record of {shard_set.path} that was chosen has a report", "choose other folds")
     statements = shard_set.report_columns(["statements"]).column("statements")
     texts = [join_statements(statements[int(each)].as_py(), encoder.report_style) for each in distinct]
-    cosines = np.concatenate(
-        [encoder.embed_text(texts[start : start + TEXT_BATCH]) @ vector for start in range(0, len(texts), TEXT_BATCH)]
-    )
-    own = int(shard_set.report[row])
-    return [
-        Found(float(cosines[place]), texts[place], records=int(counts[place]), own=int(distinct[place]) == own)
-        for place in _first(cosines, asked.count)
-    ]
+    vectors = [encoder.embed_text(texts[start : start + TEXT_BATCH]) for start in range(0, len(texts), TEXT_BATCH)]
+    return distinct, counts, texts, np.concatenate(vectors)
 
 
 def _first(cosines: np.ndarray, count: int) -> np.ndarray:

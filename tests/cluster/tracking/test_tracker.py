@@ -235,3 +235,21 @@ def test_a_folder_without_a_tracked_run_is_named(tmp_path: Path) -> None:
 
 def test_flatten_writes_dotted_keys() -> None:
     assert flatten({"a": {"b": [1, 2], "c": None}, "d": "x"}) == {"a.b": "[1, 2]", "a.c": "null", "d": "x"}
+
+
+def test_a_description_that_a_person_wrote_in_mlflow_is_not_replaced_by_the_next_start(
+    tmp_path: Path, uri: str
+) -> None:
+    ours = {"mlflow.note.content": "cardialign pretrain", "mlflow.source.name": "cardialign pretrain", "own": "1"}
+    first = RunTracker(tmp_path / "run", uri)
+    first.start("trial", {}, ours)
+    first.finish("KILLED")
+    client = mlflow_store.open_client(uri)
+    assert client.get_run(first.run_id).data.tags["mlflow.note.content"] == "cardialign pretrain"
+    client.set_tag(first.run_id, "mlflow.note.content", "the one for the paper")
+    again = RunTracker(tmp_path / "run", uri)
+    again.start("trial", {}, {**ours, "own": "2"})
+    again.finish("FINISHED")
+    tags = client.get_run(again.run_id).data.tags
+    assert again.run_id == first.run_id and tags["mlflow.note.content"] == "the one for the paper"
+    assert tags["own"] == "2"

@@ -9,7 +9,7 @@ from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.report_text import join_statements
 from cardialign.data_shards.shard_set.shard_set import ShardSet
-from cardialign.pretrain.evaluation.atlas.lookup import Asked, near_record, records_of_text
+from cardialign.pretrain.evaluation.atlas.lookup import Asked, near_record, records_of_text, retrieve
 from cardialign.pretrain.evaluation.atlas.weights import lead_weights
 from cardialign.pretrain.export.loaded import LoadedEncoder, untrained_encoder
 from tests.support.small_encoder import SPEC, small_config
@@ -101,3 +101,16 @@ def test_an_encoder_without_lead_groups_says_so(planted) -> None:
     plain = untrained_encoder(small_config(encoder={"name": "resnet1d", "embedding_dim": 8}), SPEC, seed=0)
     with pytest.raises(UserError, match="weighs no lead groups"):
         lead_weights(plain, planted.read_record(0), planted.spec)
+
+
+def test_ecg_and_report_find_each_other_at_the_place_that_counting_gives(planted, encoder, embedded) -> None:
+    every, row = np.arange(len(planted)), 7
+    (found,) = retrieve(encoder, Asked(planted, every, 3), [row])
+    _, nearest = near_record(encoder, Asked(planted, every, 3), planted.key(row))
+    assert found.key == planted.key(row) and found.reports == nearest
+    own = join_statements(planted.read_record(row).statements)
+    assert found.own_report == own and found.among == len(planted)
+    cosines = embedded @ encoder.embed_text([own])[0]
+    mates = planted.report == planted.report[row]
+    assert mates.sum() > 1, "several records have this report: the best of them counts"
+    assert found.rank == 1 + sum(cosine > cosines[mates].max() for cosine in cosines[~mates])

@@ -1,0 +1,53 @@
+"""A run knows each command that took it, with its code and machine, and no secret of it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+import time
+from pathlib import Path
+
+import pytest
+
+from cardialign.cluster.environment.versions import git_commit
+from cardialign.cluster.runs import starts
+from cardialign.pretrain.run.files import STARTS
+
+
+def test_each_start_is_a_line_with_its_command_code_and_machine(tmp_path: Path) -> None:
+    before = time.time()
+    words = ["cardialign", "pretrain", "--run-dir", "my run", "--tracking-uri", "postgresql://me:s3cretword@host/db"]
+    starts.note_start(tmp_path, starts.command_line(words), "2-8")
+    starts.note_start(tmp_path, "", "1")
+    first, second = starts.read_starts(tmp_path)
+    assert before <= first.time <= second.time <= time.time()
+    assert first.command.startswith("cardialign pretrain --run-dir 'my run' --tracking-uri ")
+    assert "s3cretword" not in (tmp_path / STARTS).read_text()
+    assert (first.workers, second.workers, second.command) == ("2-8", "1", "")
+    assert first.host == platform.node() and first.user == getpass.getuser() and first.commit == git_commit()
+    assert first.python == platform.python_version() and first.version and "CPU" in first.machine
+
+
+def test_lines_that_are_no_start_are_passed_over(tmp_path: Path) -> None:
+    assert starts.read_starts(tmp_path) == []
+    lines = ['{"time": 5, "command": 7, "host": "a", "more": 1}', "[1]", '{"time": true}', '{"host": "b"}', '{"tim']
+    (tmp_path / STARTS).write_text("\n".join(lines))
+    assert starts.read_starts(tmp_path) == [starts.Start(5.0, host="a")]
+
+
+def test_a_user_without_a_name_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def nameless() -> str:
+        raise OSError("no entry for the user id 1234")  # what Python 3.13 says; KeyError before
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    starts.note_start(tmp_path, "", "1")
+    assert json.loads((tmp_path / STARTS).read_text())["user"] == ""
+
+
+def test_mlflow_is_told_of_a_commit_only_where_the_code_is_that_of_the_commit() -> None:
+    told = starts.mlflow_tags("cardialign pretrain", "0123abc")
+    assert told["mlflow.source.git.commit"] == "0123abc" and told["mlflow.source.name"] == "cardialign pretrain"
+    assert "cardialign pretrain" in told["mlflow.note.content"]
+    assert "mlflow.source.git.commit" not in starts.mlflow_tags("x", "0123abc+changed")
+    assert set(starts.mlflow_tags("", "")) <= {"mlflow.user"}
