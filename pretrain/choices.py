@@ -35,6 +35,7 @@ def _inherits(base: str, config: str) -> Check:
 METHODS = Table(
     "method",
     {
+        "astcl": "cardialign.pretrain.methods.astcl:Astcl",
         "barlow_twins": "cardialign.pretrain.methods.barlow_twins:BarlowTwins",
         "byol": "cardialign.pretrain.methods.byol:Byol",
         "cardialign": "cardialign.pretrain.methods.cardialign:CardiAlign",

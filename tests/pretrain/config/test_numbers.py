@@ -87,6 +87,7 @@ LEARNS = {"encoder": "minilm", "trainable": "partial", "train_layers": 1, "max_t
 NARROW = {"width": 8, "depth": 1, "heads": 2}
 NEEDS: dict[str, dict[str, Any]] = {
     "cpc": {"encoder": {"name": "s4", "direction": "forward", "token_ms": 200}, "method": {"steps": 2, "negatives": 3}},
+    "astcl": {"method": {"hidden_dim": 8, "projection_dim": 8}},
     "barlow_twins": {"method": {"projection_dim": 8}},
     "byol": {"method": {"hidden_dim": 8, "projection_dim": 8}},
     "crt": {
