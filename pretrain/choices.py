@@ -35,11 +35,13 @@ def _inherits(base: str, config: str) -> Check:
 METHODS = Table(
     "method",
     {
+        "astcl": "cardialign.pretrain.methods.astcl:Astcl",
         "barlow_twins": "cardialign.pretrain.methods.barlow_twins:BarlowTwins",
         "byol": "cardialign.pretrain.methods.byol:Byol",
         "cardialign": "cardialign.pretrain.methods.cardialign:CardiAlign",
         "clocs": "cardialign.pretrain.methods.clocs:Clocs",
         "cpc": "cardialign.pretrain.methods.cpc:Cpc",
+        "crt": "cardialign.pretrain.methods.crt:Crt",
         "d_beta": "cardialign.pretrain.methods.d_beta.method:DBeta",
         "fg_clep": "cardialign.pretrain.methods.fg_clep:FgClep",
         "jepa": "cardialign.pretrain.methods.jepa:Jepa",
@@ -65,6 +67,7 @@ ENCODERS = Table(
         "conv_transformer": "cardialign.pretrain.encoders.conv_transformer:ConvTransformer",
         "resnet1d": "cardialign.pretrain.encoders.resnet1d:ResNet1d",
         "s4": "cardialign.pretrain.encoders.s4:S4Encoder",
+        "time_spectrum": "cardialign.pretrain.encoders.time_spectrum:TimeSpectrum",
         "vit1d": "cardialign.pretrain.encoders.vit1d:Vit1d",
     },
     check=_inherits("cardialign.pretrain.encoders.base:EcgEncoder", "cardialign.pretrain.config:EncoderConfig"),

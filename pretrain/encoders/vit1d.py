@@ -81,6 +81,19 @@ class Patches(NamedTuple):
         return Patches(self.tokens[rows, kept], mask, seconds)
 
 
+def patch_length(patch_ms: float, spec: SignalSpec, most: int) -> int:
+    """Samples of a patch. Raises UsageError for one that is shorter than a sample or longer than `most` of them."""
+    samples = round(patch_ms * spec.sampling_rate / 1000.0)
+    if not 1 <= samples <= most:
+        longest = "the record" if most == spec.samples else "half the record"
+        what = "shorter than one sample" if samples < 1 else f"longer than {longest}"
+        raise UsageError(
+            f"encoder.patch_ms {patch_ms:g} is {what} ({spec.samples} samples at {spec.sampling_rate:g} Hz)",
+            f"choose {1000.0 / spec.sampling_rate:g} to {1000.0 * most / spec.sampling_rate:g}",
+        )
+    return samples
+
+
 def record_patches(signal: Tensor, samples: int) -> Tensor:
     """(B, 12, T) -> patches of that many samples (B, N, 12 samples), lead after lead; what fills none is left out."""
     cut = signal[..., : signal.shape[-1] // samples * samples].unflatten(-1, (-1, samples))
@@ -139,13 +152,7 @@ class Vit1d(EcgEncoder):
         assert config.width is not None and config.depth is not None and config.heads is not None
         assert config.patch_ms is not None
         self.per_lead = self.removes_tokens = config.patches == "lead"
-        self.patch_samples = round(config.patch_ms * spec.sampling_rate / 1000.0)
-        if not 1 <= self.patch_samples <= spec.samples:
-            what = "shorter than one sample" if self.patch_samples < 1 else "longer than the record"
-            raise UsageError(
-                f"encoder.patch_ms {config.patch_ms:g} is {what} ({spec.samples} samples at {spec.sampling_rate:g} Hz)",
-                f"choose {1000.0 / spec.sampling_rate:g} to {1000.0 * spec.samples / spec.sampling_rate:g}",
-            )
+        self.patch_samples = patch_length(config.patch_ms, spec, spec.samples)
         self.feature_width = self.token_width = config.width
         self.projection_in = PatchProjection(
             self.patch_samples * (1 if self.per_lead else LEADS), config.width, self.per_lead

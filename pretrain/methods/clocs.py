@@ -37,6 +37,7 @@ from cardialign.pretrain.methods.base import Chance, Method, ReportBank, StepLos
 from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.methods.parts.related_views import related_views
 from cardialign.pretrain.methods.parts.two_towers import age_of, batch_signals
+from cardialign.pretrain.methods.parts.views import half_of
 
 Lead = Literal["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 Part = tuple[int | None, int | None]
@@ -103,9 +104,7 @@ class Clocs(Method):
             leads = leads & alone
         if half is not None:
             whole = torch.full_like(inputs["patient"], signal.shape[-1]) if valid is None else valid
-            valid = (whole // 2).clamp_min(1)
-            time = torch.arange(signal.shape[-1], device=signal.device) + half * valid[:, None]
-            signal = signal.gather(2, time.clamp_max(signal.shape[-1] - 1)[:, None].expand_as(signal))
+            signal, valid = half_of(signal, whole, half)
         found: EncoderOutput = self.ecg(signal, leads, valid, **age_of(inputs))
         return found
 

@@ -244,3 +244,13 @@ def _moved(signal: Tensor, given: Mapping[str, Tensor], time: Tensor) -> Tensor:
     low, high = ((start + below + more).clamp_max(last)[:, None].expand_as(signal) for more in (0, 1))
     first = signal.gather(2, low)
     return torch.where(share > 0, torch.lerp(first, signal.gather(2, high), share.expand_as(signal)), first)
+
+
+def half_of(signal: Tensor, valid: Tensor, half: int) -> tuple[Tensor, Tensor]:
+    """The first or the second half of what was recorded, at the beginning: signal (b, 12, T), valid samples (b,).
+
+    What stands behind the half means nothing.
+    """
+    length = (valid // 2).clamp_min(1)
+    time = torch.arange(signal.shape[-1], device=signal.device) + half * length[:, None]
+    return signal.gather(2, time.clamp_max(signal.shape[-1] - 1)[:, None].expand_as(signal)), length

@@ -77,6 +77,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "conv_transformer": {"width": 16, "depth": 1, "heads": 2, "channels": 8, "embedding_dim": 8},
     "resnet1d": {"width": 8, "heads": 2, "embedding_dim": 8},
     "s4": {"width": 8, "depth": 1, "heads": 2, "embedding_dim": 8},
+    "time_spectrum": {"width": 8, "depth": 1, "heads": 2, "patch_ms": 100, "embedding_dim": 8},
 }  # fmt: skip
 TRAINING = {"steps": 2, "global_batch": 8, "precision": "fp32"}
 
@@ -86,8 +87,13 @@ LEARNS = {"encoder": "minilm", "trainable": "partial", "train_layers": 1, "max_t
 NARROW = {"width": 8, "depth": 1, "heads": 2}
 NEEDS: dict[str, dict[str, Any]] = {
     "cpc": {"encoder": {"name": "s4", "direction": "forward", "token_ms": 200}, "method": {"steps": 2, "negatives": 3}},
+    "astcl": {"method": {"hidden_dim": 8, "projection_dim": 8}},
     "barlow_twins": {"method": {"projection_dim": 8}},
     "byol": {"method": {"hidden_dim": 8, "projection_dim": 8}},
+    "crt": {
+        "encoder": {"name": "time_spectrum"},
+        "method": {f"decoder_{key}": n for key, n in NARROW.items()},
+    },
     "jepa": {"encoder": {"name": "vit1d"}, "method": {f"predictor_{key}": n for key, n in NARROW.items()}},
     "moco_v3": {"method": {"hidden_dim": 8, "projection_dim": 8}},
     "simsiam": {"method": {"projection_dim": 8, "predictor_dim": 4}},

@@ -60,6 +60,15 @@ CASES: dict[str, dict[str, Any]] = {
     "resnet1d-bottleneck": {"name": "resnet1d", "depth": 50, "width": 2, "norm": "layer", "max_pool": True},
     "s4": {"name": "s4", "width": 16, "depth": 2, "state": 4},
     "s4-attention": {"name": "s4", "width": 16, "depth": 1, "pooling": "attention", "heads": 2, "token_ms": 20},
+    "time_spectrum": {"name": "time_spectrum", "width": 16, "depth": 2, "heads": 2, "patch_ms": 100},
+    "time_spectrum-resnet": {
+        "name": "time_spectrum",
+        "width": 16,
+        "depth": 1,
+        "heads": 2,
+        "patch_ms": 200,
+        "patch_layer": "resnet18",
+    },
     "vit1d-record": {"name": "vit1d", "width": 16, "depth": 2, "heads": 2},
     "vit1d-lead": {"name": "vit1d", "width": 16, "depth": 2, "heads": 2, "patches": "lead", "pooling": "attention"},
     "vit1d-selector": {"name": "vit1d", "width": 16, "depth": 1, "heads": 2, "patches": "lead", "pooling": "selector"},
@@ -272,6 +281,7 @@ TRACED = (
     "conv_transformer-queries",
     "resnet1d",
     "s4",
+    "time_spectrum",
     "vit1d-lead",
 )  # tracing takes most of this file's time; recipes are traced whole in tests/pretrain/export
 

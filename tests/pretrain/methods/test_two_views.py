@@ -38,12 +38,14 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 TRAINED = {
     **HEADS,
+    "astcl": {"hidden_dim": 16, "projection_dim": 8, "momentum": 0.9},
     "clocs": {"pairs": "cmsmlc", "leads": ["II", "V2"]},
     "ts_tcc": {"steps": 3, "width": 8, "depth": 1, "heads": 2, "hidden": 8, "projection_dim": 8},
 }
-"""Clocs draws nothing, and its rows look at each other and at whose they are: those of a patient may meet."""
+"""Clocs draws nothing; its rows, and those of astcl, look at whose the others are: those of a patient may meet."""
 LEARNS = {**TRAINED, "clocs": {"pairs": "cmsc"}}
 """A patient's two records are no more alike than others here: where they meet often, nothing is left to tell apart."""
+OF_PATIENTS = {"astcl": "patient", "clocs": "same_patient"}
 ENCODERS = {"ts_tcc": {"name": "resnet1d", "width": 4, "pooling": "mean", "embedding_dim": 16}}
 
 
@@ -192,12 +194,12 @@ def test_a_step_is_the_same_on_every_topology(name: str, tmp_path: Path) -> None
     values = config_for(make_shards(tmp_path / "shards", silent=60)).resolved()
     # Adam divides rounding by rounding where a gradient is nothing, and correlations of ten records make much of it.
     values["optimizer"]["eps"] = 1e-3
-    values["data"]["patient_disjoint"] = name != "clocs"
+    values["data"]["patient_disjoint"] = name not in OF_PATIENTS
     values["encoder"] = ENCODERS.get(name, values["encoder"])
     run_topologies({**values, "method": {"name": name, **TRAINED[name]}}, tmp_path)
     check_topologies(tmp_path, ["loss", "grad_norm"], rtol=5e-4)
-    if name == "clocs":
-        assert any(trace(tmp_path / "whole", "same_patient")), "no batch held two records of a patient"
+    if name in OF_PATIENTS:
+        assert any(trace(tmp_path / "whole", OF_PATIENTS[name])), "no batch held two records of a patient"
 
 
 def learn(rank: int, world: int, shards: Path, root: Path, name: str) -> None:

@@ -33,6 +33,7 @@ PARTS = Parts(np.arange(0, 140), np.arange(140, 180), np.arange(180, N))
 SMALL = {
     "s4": {"width": 16, "depth": 2},
     "resnet1d": {"width": 4, "heads": 2},
+    "time_spectrum": {"width": 16, "depth": 2, "heads": 2},
     "vit1d": {"width": 16, "depth": 2, "heads": 2},
     "cardialign": {"size": "tiny", "width": 16, "depth": 2, "heads": 2},
     "conv_transformer": {"width": 16, "depth": 2, "heads": 2, "channels": 8},
