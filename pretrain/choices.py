@@ -61,6 +61,7 @@ METHODS = Table(
 ENCODERS = Table(
     "encoder",
     {
+        "beat_transformer": "cardialign.pretrain.encoders.beat_transformer:BeatTransformer",
         "cardialign": "cardialign.pretrain.encoders.cardialign:CardiAlignEncoder",
         "conv_transformer": "cardialign.pretrain.encoders.conv_transformer:ConvTransformer",
         "resnet1d": "cardialign.pretrain.encoders.resnet1d:ResNet1d",

@@ -71,6 +71,7 @@ def _leaves(annotation: Any, ends: tuple[Any, ...], path: tuple[str, ...]) -> It
 
 
 SMALL: dict[str, dict[str, Any]] = {
+    "beat_transformer": {"width": 8, "depth": 1, "heads": 2, "embedding_dim": 8},
     "cardialign": {"size": "tiny", "width": 16, "depth": 1, "heads": 2, "embedding_dim": 8,
                    "patches": [{"kernel_ms": 100, "stride_ms": 100}]},
     "vit1d": {"width": 16, "depth": 1, "heads": 2, "embedding_dim": 8, "patches": "lead"},
