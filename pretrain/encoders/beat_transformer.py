@@ -58,6 +58,19 @@ class BeatTransformerConfig(EncoderConfig):
         return self
 
 
+class BeatMap(nn.Module):
+    """One linear map of every beat: values (B, N, W) -> tokens (B, N, D)."""
+
+    def __init__(self, window: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width, window) * 2.0 * window**-0.5)
+        # Beside a bias of about the size of a projected wave (mV) its voltage outlives the LayerNorm (as `vit1d`).
+        self.bias = nn.Parameter(torch.randn(width) * 0.5)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return F.linear(values.to(self.weight.dtype), self.weight, self.bias)
+
+
 class BeatPlaces(nn.Module):
     """What says of which lead a beat is and in which second of the record: a learned vector for each."""
 
@@ -103,9 +116,7 @@ class BeatTransformer(EcgEncoder):
                 f"take at least {SHORTEST_SECONDS:g} s at {LEAST_RATE:g} Hz, or another encoder",
             )
         self.feature_width = self.token_width = width
-        self.weight = nn.Parameter(torch.randn(width, self.window) * 2.0 * self.window**-0.5)
-        # Beside a bias of about the size of a projected wave (mV) its voltage outlives the LayerNorm (as `vit1d`).
-        self.bias = nn.Parameter(torch.randn(width) * 0.5)
+        self.of_beat = BeatMap(self.window, width)
         self.seconds = math.ceil(spec.samples / spec.sampling_rate)
         self.places = BeatPlaces(width, self.seconds)
         self.temporal = TemporalEncoder(width, depth, heads, ratio, config.dropout, config.drop_path, config.attention)
@@ -122,8 +133,9 @@ class BeatTransformer(EcgEncoder):
         return cut_beats(record, beats_in, self.most, self.window)
 
     def embed(self, beats: Heartbeats) -> Tensor:
-        """One linear map of every beat: tokens (B, N, D), which do not know of any place."""
-        return F.linear(beats.values.to(self.weight.dtype), self.weight, self.bias)
+        """Tokens (B, N, D), each of its beat alone: they do not know of any place."""
+        tokens: Tensor = self.of_beat(beats.values)
+        return tokens
 
     def encode(self, tokens: Tensor, beats: Heartbeats) -> Tensor:
         """Tokens (B, N, D) at the places of those beats -> (B, N, D) after the transformer.
