@@ -42,6 +42,7 @@ METHODS = Table(
         "cpc": "cardialign.pretrain.methods.cpc:Cpc",
         "d_beta": "cardialign.pretrain.methods.d_beta.method:DBeta",
         "fg_clep": "cardialign.pretrain.methods.fg_clep:FgClep",
+        "heartlang": "cardialign.pretrain.methods.heartlang.method:HeartLang",
         "heartlang_quantiser": "cardialign.pretrain.methods.heartlang.quantiser:HeartLangQuantiser",
         "jepa": "cardialign.pretrain.methods.jepa:Jepa",
         "melp": "cardialign.pretrain.methods.melp:Melp",

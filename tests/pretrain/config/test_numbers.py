@@ -90,6 +90,10 @@ NEEDS: dict[str, dict[str, Any]] = {
     "barlow_twins": {"method": {"projection_dim": 8}},
     "byol": {"method": {"hidden_dim": 8, "projection_dim": 8}},
     "jepa": {"encoder": {"name": "vit1d"}, "method": {f"predictor_{key}": n for key, n in NARROW.items()}},
+    "heartlang": {
+        "encoder": {"name": "beat_transformer"},
+        "method": {"words": 5, "code_width": 4, "quantiser": {"name": "beat_transformer", **NARROW}},
+    },
     "heartlang_quantiser": {
         "encoder": {"name": "beat_transformer"},
         "method": {"words": 5, "code_width": 4, **{f"decoder_{key}": n for key, n in NARROW.items()}},
