@@ -4,8 +4,9 @@ For unit vectors z of a global batch and words e (unit vectors), k(z) = argmax_k
     e_k <- unit(decay e_k + (1 - decay) unit(mean of these))   for every word with n_k > 0, the others stay
 The first batch with a vector starts the book: k-means by cosine, 10 rounds, from vectors of the batch at even distance.
 Source: van den Oord et al. 2017, appendix A.1, in the form of BEiT v2 (Peng et al. 2022), which HeartLang (Jin et al.
-2025) takes over; there the first vectors are drawn at random, per worker. All of it is of the global batch, whatever the
-workers; but where vectors are much alike, as those of fresh weights, k-means makes much of the last digit of float32.
+2025) takes over; there the first vectors are drawn at random, per worker. All of it is of the global batch, whatever
+the workers; but where vectors are much alike, as those of fresh weights, k-means makes much of the last digit of
+float32.
 Legend: V words, d their width, n vectors of this rank.
 """
 
