@@ -12,7 +12,8 @@ from cardialign.pretrain.methods.parts.codebook import Codebook
 
 
 class BeatWords(nn.Module):
-    """Encoded beats (b, N, D) -> unit vectors (b, N, d) in the space of the book; a hidden layer as wide as a token."""
+    """Encoded beats (b, N, D) -> unit vectors (b, N, d) in the space of the book, in float32 also where the rest is in
+    bf16, as published; a hidden layer as wide as a token."""
 
     def __init__(self, tokens: int, words: int, width: int, decay: float) -> None:
         super().__init__()
@@ -20,8 +21,9 @@ class BeatWords(nn.Module):
         self.book = Codebook(words, width, decay)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        said = self.to_code(tokens)
-        return F.normalize(said.to(torch.promote_types(said.dtype, torch.float32)), dim=-1)
+        with torch.autocast(tokens.device.type, enabled=False):
+            said = self.to_code(tokens.to(torch.promote_types(tokens.dtype, torch.float32)))
+        return F.normalize(said, dim=-1)
 
     def name(self, said: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors (b, N, d) -> numbers of words int64 (b, N), -1 where mask is False."""

@@ -49,8 +49,9 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor) -> Tensor:
-        """Unit vectors (n, d) -> the numbers of their words, int64 (n,)."""
-        return _nearest(vectors, self.words)
+        """Unit vectors (n, d) -> the numbers of their words, int64 (n,); in float32 also where the rest is in bf16."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            return _nearest(vectors, self.words)
 
     @torch.no_grad()
     def heard(self, vectors: Tensor, chosen: Tensor, group: dist.ProcessGroup | None = None) -> Heard:

@@ -34,6 +34,14 @@ def test_a_vector_has_the_word_with_the_largest_cosine() -> None:
     assert book(words).nearest(asked[:0]).tolist() == []
 
 
+def test_names_are_no_matter_of_bf16() -> None:
+    said, made = vectors(400).float(), Codebook(64, D, DECAY)
+    plain = made.nearest(said)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(made.nearest(said), plain)
+        assert not torch.equal((said @ made.words.T).argmax(dim=1), plain), "bf16 cannot tell all of them apart"
+
+
 def test_three_updates_are_those_of_a_run_by_hand_and_a_word_that_nobody_said_stays() -> None:
     words = vectors(V, 1)
     words[3] = -vectors(1, 2)[0]
