@@ -63,8 +63,8 @@ METHODS = Table(
 ENCODERS = Table(
     "encoder",
     {
-        "beat_transformer": "cardialign.pretrain.encoders.beat_transformer:BeatTransformer",
         "cardialign": "cardialign.pretrain.encoders.cardialign:CardiAlignEncoder",
+        "beat_transformer": "cardialign.pretrain.encoders.beat_transformer:BeatTransformer",
         "conv_transformer": "cardialign.pretrain.encoders.conv_transformer:ConvTransformer",
         "resnet1d": "cardialign.pretrain.encoders.resnet1d:ResNet1d",
         "s4": "cardialign.pretrain.encoders.s4:S4Encoder",
