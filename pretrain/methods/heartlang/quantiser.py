@@ -45,6 +45,7 @@ Words = Annotated[int, Field(ge=2, le=2**16)]
 class HeartLangQuantiserConfig(MethodConfig):
     """words, code_width: of the book; decay: of its moving averages; commitment: weight of the second term.
 
+    revive: a word that stood for no beat in so many updates becomes a beat of the batch; null, as published: never.
     The decoder is a transformer of its own. The defaults are those of the released program.
     """
 
@@ -52,6 +53,7 @@ class HeartLangQuantiserConfig(MethodConfig):
     words: Words = 8192
     code_width: Width = 128
     decay: Annotated[float, Field(ge=0, le=0.99999)] = 0.99
+    revive: Annotated[int, Field(ge=1, le=10**6)] | None = None
     commitment: Annotated[float, Field(ge=0, le=1000)] = 1.0
     decoder_width: Width = 768
     decoder_depth: Depth = 2
@@ -103,7 +105,7 @@ class HeartLangQuantiser(Method):
             raise UsageError(*problem)
         assert isinstance(config.encoder, BeatTransformerConfig)
         self.config = method
-        self.words = BeatWords(self.ecg.token_width, method.words, method.code_width, method.decay)
+        self.words = BeatWords(self.ecg.token_width, method.words, method.code_width, method.decay, method.revive)
         self.decoder = BeatDecoder(method, self.ecg, config.encoder.attention)
         self.heard: Heard | None = None
 

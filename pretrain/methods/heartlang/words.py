@@ -15,10 +15,10 @@ class BeatWords(nn.Module):
     """Encoded beats (b, N, D) -> unit vectors (b, N, d) in the space of the book, in float32 also where the rest is in
     bf16, as published; a hidden layer as wide as a token."""
 
-    def __init__(self, tokens: int, words: int, width: int, decay: float) -> None:
+    def __init__(self, tokens: int, words: int, width: int, decay: float, revive: int | None = None) -> None:
         super().__init__()
         self.to_code = nn.Sequential(nn.Linear(tokens, tokens), nn.Tanh(), nn.Linear(tokens, width))
-        self.book = Codebook(words, width, decay)
+        self.book = Codebook(words, width, decay, revive)
 
     def forward(self, tokens: Tensor) -> Tensor:
         with torch.autocast(tokens.device.type, enabled=False):

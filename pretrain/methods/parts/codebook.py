@@ -7,6 +7,8 @@ Source: van den Oord et al. 2017, appendix A.1, in the form of BEiT v2 (Peng et 
 2025) takes over; there the first vectors are drawn at random, per worker. All of it is of the global batch, whatever
 the workers; but where vectors are much alike, as those of fresh weights, k-means makes much of the last digit of
 float32.
+Ours, where it is asked for: a word that stood for nothing in `revive` updates becomes a vector of the batch. Fresh
+encoders run away from the first book faster than moving averages follow.
 Legend: V words, d their width, n vectors of this rank.
 """
 
@@ -40,12 +42,14 @@ class Codebook(nn.Module):
 
     words: Tensor
     started: Tensor
+    idle: Tensor
 
-    def __init__(self, words: int, width: int, decay: float) -> None:
+    def __init__(self, words: int, width: int, decay: float, revive: int | None = None) -> None:
         super().__init__()
-        self.decay = decay
+        self.decay, self.revive = decay, revive
         self.register_buffer("words", F.normalize(torch.randn(words, width), dim=-1))
         self.register_buffer("started", torch.zeros(1))
+        self.register_buffer("idle", torch.zeros(words))
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor) -> Tensor:
@@ -61,7 +65,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def follow(self, heard: Heard, group: dist.ProcessGroup | None = None) -> None:
-        """Move the words towards what was said, or start them with it. A collective, once."""
+        """Move the words towards what was said, or start them with it. A collective, where vectors are needed."""
         if not bool(self.started):
             vectors, _ = gathered(heard.vectors, group)
             if len(vectors):
@@ -72,6 +76,18 @@ class Codebook(nn.Module):
         mean = F.normalize(heard.sums / heard.counts.clamp_min(1)[:, None], dim=-1)
         moved = F.normalize(self.decay * self.words.double() + (1 - self.decay) * mean, dim=-1)
         self.words.copy_(torch.where(there, moved, self.words.double()))
+        self.idle.copy_(torch.where(there[:, 0], 0.0, self.idle + 1))
+        if self.revive is not None:
+            self._revive((self.idle >= self.revive).nonzero()[:, 0], heard, group)
+
+    def _revive(self, dead: Tensor, heard: Heard, group: dist.ProcessGroup | None) -> None:
+        """Words of these numbers, the same on every rank, become vectors of the batch at even distance."""
+        if len(dead) == 0:
+            return
+        vectors, _ = gathered(heard.vectors, group)
+        if len(vectors):
+            self.words[dead] = evenly(vectors, len(dead)).to(self.words)
+            self.idle[dead] = 0.0
 
 
 def _nearest(vectors: Tensor, words: Tensor) -> Tensor:
@@ -85,14 +101,18 @@ def _sums(vectors: Tensor, chosen: Tensor, words: int) -> tuple[Tensor, Tensor]:
     return sums.index_add_(0, chosen, vectors.double()), chosen.bincount(minlength=words).double()
 
 
+def evenly(vectors: Tensor, count: int) -> Tensor:
+    """`count` of the vectors (n, d), n > 0, at even distance; of fewer than that some more than once."""
+    n, at = len(vectors), torch.arange(count, device=vectors.device)
+    return vectors[at * n // count if n >= count else at % n]
+
+
 def k_means(vectors: Tensor, words: int, rounds: int = ROUNDS) -> Tensor:
     """Unit vectors (n, d), n > 0, -> words (V, d): vectors at even distance, then means of those nearest to each.
 
     A word that none is nearest to stays where it is; of fewer vectors than words some words are the same.
     """
-    n = len(vectors)
-    at = torch.arange(words, device=vectors.device)
-    found = vectors[at * n // words if n >= words else at % n]
+    found = evenly(vectors, words)
     for _ in range(rounds):
         sums, counts = _sums(vectors, _nearest(vectors, found), words)
         found = torch.where(counts[:, None] > 0, F.normalize(sums, dim=-1).to(found.dtype), found)

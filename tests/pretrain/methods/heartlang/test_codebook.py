@@ -78,6 +78,17 @@ def test_a_book_starts_with_k_means_of_the_first_vectors_and_only_once() -> None
     assert not np.allclose(made.words.numpy(), means) and ((made.words.numpy() * means).sum(axis=1) > 0.95).all()
 
 
+def test_a_word_that_nobody_said_for_three_updates_becomes_a_vector_of_the_batch() -> None:
+    made = book(vectors(V, 1))
+    made.revive = 3
+    silent = made.words[[1, 4]].clone()
+    for step in range(3):
+        assert torch.equal(made.words[[1, 4]], silent)
+        said = vectors(40, 20 + step)
+        made.follow(made.heard(said, torch.tensor([0, 2, 3, 2] * 10)))
+    assert torch.equal(made.words[[1, 4]], said[[0, 20]]) and made.idle.tolist() == [0] * V
+
+
 def test_clusters_are_found_and_fewer_vectors_than_words_are_all_words() -> None:
     centres = torch.eye(3, dtype=torch.float64)
     near = F.normalize(centres.repeat_interleave(30, dim=0) + 0.1 * vectors(90), dim=1)
