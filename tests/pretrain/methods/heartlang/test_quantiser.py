@@ -120,7 +120,7 @@ def test_the_loss_and_its_gradients_are_the_formula_whatever_stands_where_nothin
 
 
 def on_ranks(rank: int, world: int) -> tuple[list[float], np.ndarray, dict[str, np.ndarray]]:
-    method, rows = make(words=40, revive=1), local_slice(B, rank, world)  # some words stand for nothing
+    method, rows = make(), local_slice(B, rank, world)
     losses = []
     for step in range(3):
         inputs = method.inputs(batch(rows), None, Draws(0, step, rows))
