@@ -44,6 +44,8 @@ METHODS = Table(
         "crt": "cardialign.pretrain.methods.crt:Crt",
         "d_beta": "cardialign.pretrain.methods.d_beta.method:DBeta",
         "fg_clep": "cardialign.pretrain.methods.fg_clep:FgClep",
+        "heartlang": "cardialign.pretrain.methods.heartlang.method:HeartLang",
+        "heartlang_quantiser": "cardialign.pretrain.methods.heartlang.quantiser:HeartLangQuantiser",
         "jepa": "cardialign.pretrain.methods.jepa:Jepa",
         "melp": "cardialign.pretrain.methods.melp:Melp",
         "merl": "cardialign.pretrain.methods.merl:Merl",
@@ -64,6 +66,7 @@ ENCODERS = Table(
     "encoder",
     {
         "cardialign": "cardialign.pretrain.encoders.cardialign:CardiAlignEncoder",
+        "beat_transformer": "cardialign.pretrain.encoders.beat_transformer:BeatTransformer",
         "conv_transformer": "cardialign.pretrain.encoders.conv_transformer:ConvTransformer",
         "resnet1d": "cardialign.pretrain.encoders.resnet1d:ResNet1d",
         "s4": "cardialign.pretrain.encoders.s4:S4Encoder",

@@ -77,8 +77,9 @@ def _try_out(config: RunConfig, spec: SignalSpec) -> None:
 
     from cardialign.pretrain.encoders.base import create_encoder
     from cardialign.pretrain.methods.base import create_method, method_class
-    from cardialign.pretrain.training.initialise import check_start, open_start
+    from cardialign.pretrain.training.initialise import check_start, open_start, require_start
 
+    require_start(config)
     if config.init_from is not None:
         start = open_start(Path(config.init_from))
         with torch.device("meta"):

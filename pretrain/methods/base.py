@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.choices import ENCODERS, METHODS
-from cardialign.pretrain.config import MethodConfig, RunConfig
+from cardialign.pretrain.config import EncoderConfig, MethodConfig, RunConfig
 from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
 from cardialign.pretrain.encoders.blocks.channel_norm import MicroBatchNorm
 from cardialign.pretrain.methods.parts.draws import Draws
@@ -125,6 +125,8 @@ class Method(nn.Module):
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     reports: ClassVar[bool] = True
     """False: no text bank is opened, and records without a report stay."""
+    starts_from: ClassVar[str] = ""
+    """The method whose run `init_from` has to name, because it learnt a part of this one; empty: any start, or none."""
     head: ClassVar[type[TextHead] | type[TanhHead]] = TextHead
     """What makes the unit vector of a report, the child `text.head` of a method that reads them."""
     scorings: ClassVar[tuple[str, ...]] = (COSINE,)
@@ -166,6 +168,13 @@ class Method(nn.Module):
         Then every micro-batch is encoded once instead of twice. None: two passes, right for every loss.
         """
         return None
+
+    def taken(self, weights: Mapping[str, Tensor], encoder: EncoderConfig) -> Mapping[str, Tensor]:
+        """The tensors of a start (`init_from`) by this method's names; encoder: as the start's configuration says it.
+
+        For a stage that holds what an earlier one learnt under other names. Raises UserError where it does not serve.
+        """
+        return weights
 
     def learning_rates(self, step: int) -> Mapping[str, float]:
         """Parameter-name prefix -> factor of the learning rate at this step (0-based).

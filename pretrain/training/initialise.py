@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.pretrain.config import EncoderConfig, RunConfig
 from cardialign.pretrain.config.named import encoder_section
 from cardialign.pretrain.encoders.base import EcgEncoder
-from cardialign.pretrain.methods.base import Method
+from cardialign.pretrain.methods.base import Method, method_class
 from cardialign.pretrain.run.integrity import CONTRACT, DIGESTS, SETTINGS, read_export
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.condition import newest_sound
@@ -125,6 +125,16 @@ def _text_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return text if isinstance(text, dict) else {}
 
 
+def require_start(config: RunConfig) -> None:
+    """Raises UsageError where the method needs what an earlier stage learnt, and `init_from` names no run of it."""
+    wanted = method_class(config).starts_from
+    if wanted and config.init_from is None:
+        raise UsageError(
+            f"method {config.method.name} goes on from what a run of method {wanted} learnt, and init_from names none",
+            f"train {wanted} first, then set init_from to its run directory",
+        )
+
+
 def initialise(method: Method, config: RunConfig, start: Start) -> Initialised:
     """Load what `start` has into the method, by name.
 
@@ -133,7 +143,7 @@ def initialise(method: Method, config: RunConfig, start: Start) -> Initialised:
     may have them. Raises UserError naming what differs, the encoder's tensors that are missing or of another shape, and
     fresh prefixes that fit nothing.
     """
-    fresh, weights, source = config.init_fresh, start.weights, str(config.init_from)
+    fresh, source = config.init_fresh, str(config.init_from)
     own = method.state_dict()
     unknown = [prefix for prefix in fresh if not any(name.startswith(prefix) for name in own)]
     if unknown:
@@ -142,6 +152,7 @@ def initialise(method: Method, config: RunConfig, start: Start) -> Initialised:
             f"prefixes there are: {', '.join(sorted({name.split('.')[0] + '.' for name in own}))}",
         )
     check_start(method.ecg, config, start)
+    weights = method.taken(start.weights, start.encoder)
     wanted = {name: tensor for name, tensor in own.items() if not (fresh and name.startswith(tuple(fresh)))}
     loaded = {name: weights[name] for name, tensor in wanted.items() if _fits(weights, name, tensor)}
     _check_reports(loaded, config, start)
@@ -224,6 +235,8 @@ def _check_kind(ecg: EcgEncoder, config: RunConfig, start: Start) -> None:
         may_differ |= OF_QUERIES
     same_kind = here["name"] == there["name"]  # else all keys differ
     compared = {*here, *there} - may_differ if same_kind else {"name"}
+    if _starts_fresh("ecg.", config):
+        compared = set()  # nothing of it is taken; what else is taken reads the same signals
     differ = [
         f"encoder.{key} is {here.get(key)!r}, the source was trained with {there.get(key)!r}"
         for key in sorted(compared)

@@ -53,7 +53,7 @@ from cardialign.pretrain.training.engine import (
     start_workers,
 )
 from cardialign.pretrain.training.gradient_cache import accumulate_gradients
-from cardialign.pretrain.training.initialise import initialise, open_start
+from cardialign.pretrain.training.initialise import initialise, open_start, require_start
 from cardialign.pretrain.training.numbers.bad_steps import BadSteps, share_of
 from cardialign.pretrain.training.numbers.non_finite import Inspection
 from cardialign.pretrain.training.peak_memory import PeakMemory
@@ -151,6 +151,8 @@ class _Run:
         facts = Facts(self.selection.fingerprint, len(self.selection.rows), bank_digest=self._bank_digest)
         point = find_resume_point(self.run_dir, config, facts, workers, self.resume)
         moved()  # what is there is verified
+        if point is None:
+            require_start(config)
         on_rank_zero(partial(self._write, CONFIG, config.resolved()))  # only now: it may go on here
         if point is None and config.init_from is not None:
             start = initialise(method, config, open_start(Path(config.init_from).expanduser()))

@@ -75,11 +75,12 @@ def _moving_mean(rows: Tensor, samples: float) -> Tensor:
     return (sums[..., last] - sums[..., first]) / (last - first)
 
 
-def find_beats(record: Coarse) -> Tensor:
+def find_beats(record: Coarse, least: float = SMALLEST_SHARE) -> Tensor:
     """bool (B, t): True at the middle of each QRS complex.
 
     The squared slope of every lead, relative to its own mean, averaged over the leads that move and smoothed over a
-    QRS complex; a beat is its largest value within 200 ms, if that is a quarter of what is usual in the record.
+    QRS complex; a beat is its largest value within 200 ms, if that is a share `least` of what is usual in the record.
+    A wide ectopic beat is slow: a smaller share finds more of them, and in complete heart block more P waves.
     """
     signal, recorded, rate = record
     step = recorded[..., 2:] & recorded[..., :-2]
@@ -94,7 +95,7 @@ def find_beats(record: Coarse) -> Tensor:
     usual = highest[..., highest.shape[-1] // 2, None]
     reach = round(REFRACTORY * rate)
     top = F.max_pool1d(envelope, 2 * reach + 1, stride=1, padding=reach)
-    return ((envelope >= top) & (envelope > SMALLEST_SHARE * usual) & (envelope > 0))[:, 0]
+    return ((envelope >= top) & (envelope > least * usual) & (envelope > 0))[:, 0]
 
 
 def rhythm_statistics(beats: Tensor, rate: float) -> Tensor:
@@ -149,11 +150,18 @@ def beat_samples(rate: float) -> tuple[int, int]:
     return round(BEFORE * rate), round(AFTER * rate)
 
 
+def levelled(record: Coarse) -> Tensor:
+    """mV (B, L, t) without baseline wander, a moving mean of 1.2 s of what was recorded; 0 where nothing was."""
+    signal, recorded, rate = record
+    share = _moving_mean(recorded.float(), WANDER_SECONDS * rate).clamp_min(1e-3)
+    return torch.where(recorded, signal - _moving_mean(signal, WANDER_SECONDS * rate) / share, 0.0)
+
+
 def averaged_beat(record: Coarse, beats: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (mV) of all beats that lie whole within the record, each float32 (B, L, W).
 
-    0 for a missing lead, and for a record without a whole beat. Baseline wander, a moving mean of 1.2 s, is taken away
-    first. The sum over beats is a correlation with their places, which is cheapest by Fourier transform.
+    0 for a missing lead, and for a record without a whole beat. Baseline wander is taken away first
+    (`levelled`). The sum over beats is a correlation with their places, which is cheapest by Fourier transform.
     """
     signal, recorded, rate = record
     before, after = beat_samples(rate)
@@ -162,8 +170,7 @@ def averaged_beat(record: Coarse, beats: Tensor) -> tuple[Tensor, Tensor]:
     length = recorded.any(dim=1).sum(dim=1, keepdim=True)
     whole = beats & (place >= before) & (place + after <= length)
     count = whole.sum(dim=1)[:, None, None]
-    share = _moving_mean(recorded.float(), WANDER_SECONDS * rate).clamp_min(1e-3)
-    level = torch.where(recorded, signal - _moving_mean(signal, WANDER_SECONDS * rate) / share, 0.0)
+    level = levelled(record)
     size = max(2 * t, before + after)  # a record shorter than a beat has none whole, and still that shape
     places = torch.fft.rfft(whole.float(), n=size).conj()[:, None]
 

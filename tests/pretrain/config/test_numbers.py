@@ -71,6 +71,7 @@ def _leaves(annotation: Any, ends: tuple[Any, ...], path: tuple[str, ...]) -> It
 
 
 SMALL: dict[str, dict[str, Any]] = {
+    "beat_transformer": {"width": 8, "depth": 1, "heads": 2, "embedding_dim": 8},
     "cardialign": {"size": "tiny", "width": 16, "depth": 1, "heads": 2, "embedding_dim": 8,
                    "patches": [{"kernel_ms": 100, "stride_ms": 100}]},
     "vit1d": {"width": 16, "depth": 1, "heads": 2, "embedding_dim": 8, "patches": "lead"},
@@ -95,6 +96,14 @@ NEEDS: dict[str, dict[str, Any]] = {
         "method": {f"decoder_{key}": n for key, n in NARROW.items()},
     },
     "jepa": {"encoder": {"name": "vit1d"}, "method": {f"predictor_{key}": n for key, n in NARROW.items()}},
+    "heartlang": {
+        "encoder": {"name": "beat_transformer"},
+        "method": {"words": 5, "code_width": 4, "quantiser": {"name": "beat_transformer", **NARROW}},
+    },
+    "heartlang_quantiser": {
+        "encoder": {"name": "beat_transformer"},
+        "method": {"words": 5, "code_width": 4, **{f"decoder_{key}": n for key, n in NARROW.items()}},
+    },
     "moco_v3": {"method": {"hidden_dim": 8, "projection_dim": 8}},
     "simsiam": {"method": {"projection_dim": 8, "predictor_dim": 4}},
     "ts_tcc": {

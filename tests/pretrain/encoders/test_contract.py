@@ -13,11 +13,22 @@ from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.choices import ENCODERS
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderOutput, create_encoder
+from cardialign.pretrain.encoders.blocks.beats import coarse, find_beats
+from cardialign.pretrain.encoders.blocks.heartbeat_tokens import LEAST_SHARE
 from tests.support.soak import long_form
 
 RATE, T, B, E = 100.0, 200, 4, 8
 SPEC = SignalSpec(RATE, T / RATE)
 CASES: dict[str, dict[str, Any]] = {
+    "beat_transformer": {"name": "beat_transformer", "width": 16, "depth": 1, "heads": 2},
+    "beat_transformer-packed": {
+        "name": "beat_transformer",
+        "width": 16,
+        "depth": 1,
+        "heads": 2,
+        "pooling": "attention",
+        "attention": "packed",
+    },
     "cardialign": {"name": "cardialign", "size": "tiny", "width": 16, "depth": 1, "heads": 2},
     "cardialign-beats": {
         "name": "cardialign",
@@ -80,6 +91,9 @@ SEE_EACH_OTHER = {"resnet1d-micro-batch"}
 FORGET_VOLTAGE = {"conv_transformer-cls"}
 """The published normalisation of every channel by itself: it says so where it is described."""
 
+AS_MANY_AS_BEATS = {"beat_transformer", "beat_transformer-packed"}
+"""A token is a beat: of a whole record, too, only as many are there as it has beats."""
+
 case = pytest.mark.parametrize("case", CASES)
 
 
@@ -117,6 +131,10 @@ def gaps() -> tuple[Tensor, Tensor, Tensor]:
     lead_mask[0, [2, 6, 11]] = False
     valid[1], valid[2] = 93, 3
     return signal, lead_mask, valid
+
+
+def found_beats(signal: Tensor) -> int:
+    return int(find_beats(coarse(signal[None], torch.ones(1, 12, 1, dtype=torch.bool), RATE), LEAST_SHARE).sum())
 
 
 def same(a: EncoderOutput, b: EncoderOutput, atol: float = 1e-7) -> None:
@@ -261,7 +279,8 @@ def test_tokens_features_and_masks_have_the_shapes_they_are_said_to_have(case: s
     assert out.token_mask.shape == (B, N) and out.token_mask.dtype == torch.bool
     assert torch.equal(out.valid_samples, inputs[2])
     seen = out.token_mask.sum(dim=1)
-    assert seen[3] == N and 0 < seen[1] < N and seen[2] < seen[1]
+    whole = 12 * found_beats(inputs[0][3]) if case in AS_MANY_AS_BEATS else N
+    assert seen[3] == whole <= N and 0 < seen[1] < whole and seen[2] < seen[1]
     without = encoder(*inputs)
     assert without.tokens is None and without.token_mask is None
     assert torch.equal(without.embedding, out.embedding)
@@ -275,6 +294,7 @@ def test_the_same_seed_gives_the_same_weights(case: str) -> None:
 
 
 TRACED = (
+    "beat_transformer",
     "cardialign",
     "conv_transformer",
     "conv_transformer-cls",

@@ -31,6 +31,7 @@ from cardialign.pretrain.evaluation.scoring import class_auroc
 RATE, T, N = 100.0, 200, 240
 PARTS = Parts(np.arange(0, 140), np.arange(140, 180), np.arange(180, N))
 SMALL = {
+    "beat_transformer": {"width": 16, "depth": 2, "heads": 2},
     "s4": {"width": 16, "depth": 2},
     "resnet1d": {"width": 4, "heads": 2},
     "time_spectrum": {"width": 16, "depth": 2, "heads": 2},
