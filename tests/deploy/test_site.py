@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import cardialign
 from cardialign.pretrain.choices import METHODS
 from cardialign.pretrain.config import load_config
 from deploy.site import hooks
@@ -34,7 +36,11 @@ def settings() -> dict:
     return yaml.load((SITE / "mkdocs.yml").read_text(), Loader)
 
 
-@pytest.mark.parametrize("name", PAGES)
+LONG = {"reference/python.md"}
+"""It imports what draws, trains and evaluates: seconds, where nothing of it was imported before."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(each, marks=[pytest.mark.slow] * (each in LONG)) for each in PAGES])
 def test_what_follows_from_the_code_says_what_the_code_says(name: str) -> None:
     assert (DOCS / name).read_text() == PAGES[name](), f"deploy/site/docs/{name} is out of date: `make pages`"
 
@@ -74,6 +80,11 @@ def test_every_place_that_a_page_links_to_is_on_the_page(name: str) -> None:
         target = (DOCS / name).parent / file if file else DOCS / name
         missing += [] if place in hooks.places(target.read_text()) else [link]
     assert missing == []
+
+
+def test_every_public_name_is_on_its_page() -> None:
+    headings = re.findall(r"^## cardialign\.(\w+)$", (DOCS / "reference/python.md").read_text(), re.MULTILINE)
+    assert headings == cardialign.__all__, "`make pages`"
 
 
 def test_a_value_is_told_in_words_with_its_limits() -> None:
@@ -119,3 +130,34 @@ def test_the_site_builds_without_a_warning_and_names_no_other_host(tmp_path: Pat
         for found in re.findall(r'<(?:script|img|link|iframe)\b[^>]*(?:src|href)="(https?:)?//[^"]*"', page.read_text())
     ]
     assert loaded == []
+
+
+NOTEBOOKS = {
+    "consumer": "plain torch",
+    "own_method": "loss",
+    "researcher": "untrained  macro AUROC",
+}
+"""Script of a notebook -> what its last cells print."""
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_is_a_script_of_cells_that_teach(name: str) -> None:
+    text = (DOCS / "notebooks" / f"{name}.py").read_text()
+    compile(text, name, "exec")
+    assert text.startswith("# ---\n# jupyter:") and len(re.findall(r"^# %%$", text, re.MULTILINE)) > 4
+    assert re.search(r"^# %% \[markdown\]\n# # \S", text, re.MULTILINE)
+    assert {page.stem for page in (DOCS / "notebooks").glob("*.py")} == NOTEBOOKS.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_runs_as_a_plain_script(name: str, tmp_path: Path) -> None:
+    modules = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": modules, "CARDIALIGN_NOTEBOOK": str(tmp_path)}
+    words = [sys.executable, str(DOCS / "notebooks" / f"{name}.py")]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert NOTEBOOKS[name] in done.stdout
+    found = re.search(r"loss (\S+) at the first step, (\S+) at the last", done.stdout)
+    assert found is None or float(found[2]) < float(found[1])

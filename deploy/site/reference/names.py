@@ -21,6 +21,11 @@ GIVEN = {
     "load_encoder": "cardialign.pretrain.export.loaded:LoadedEncoder",
 }
 """Public function -> the class of what it gives, whose methods a user calls."""
+OPTIONS = {
+    "load_encoder": "cardialign.pretrain.export.given_signal:SignalForm",
+    "evaluate": "cardialign.pretrain.evaluation.zero_shot:ZeroShotOptions",
+}
+"""Public function -> the arguments by name that it, or what it gives, takes (`**options`, `**form`)."""
 METHODS_INTRODUCTION = """A recipe chooses one by `method.name`. Each has a page: the idea, the formula, what differs
 from the paper and why. `cardialign methods list` prints this table for what is installed, `cardialign recipes list` the
 parameters and the GFLOP of every recipe; [the configuration](../reference/configuration.md) has every key. What was
@@ -34,6 +39,9 @@ def python() -> str:
         parts += _described(f"cardialign.{name}", thing_at(cardialign.NAMES[name]))
         if name in GIVEN:
             parts += _members(thing_at(GIVEN[name]))
+        if name in OPTIONS:
+            options = thing_at(OPTIONS[name])
+            parts += [f"### {options.__name__}", prose(options.__doc__)]
     return page("Python: every public name", *parts)
 
 
