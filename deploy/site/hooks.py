@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = Path(__file__).resolve().parent / "docs"
 FOLDER = "repository"
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
-FENCE = re.compile(r"^(?:```|~~~)")
+FENCED = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 FLOORS = ("cluster", "pretrain", "data_shards", "kernels", "deploy")
 
 
@@ -67,11 +67,9 @@ def redirected(text: str, source: Path, here: str, known: dict[Path, str]) -> st
 
     known: file -> its place in the site.
     """
-    lines, fenced = [], False
-    for line in text.splitlines(keepends=True):
-        fenced ^= bool(FENCE.match(line))
-        lines.append(line if fenced else LINK.sub(lambda found: _link(found, source, here, known), line))
-    return "".join(lines)
+    parts = FENCED.split(text)  # code blocks at odd places
+    parts[::2] = [LINK.sub(lambda found: _link(found, source, here, known), part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def _link(found: re.Match[str], source: Path, here: str, known: dict[Path, str]) -> str:

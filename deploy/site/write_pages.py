@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.site.reference import commands, configuration, formats, names
+from cardialign.pretrain.choices import METHODS
+from deploy.site.reference import commands, configuration, drafts, formats, names
 
 DOCS = Path(__file__).parent / "docs"
 PAGES: dict[str, Callable[[], str]] = {
@@ -27,11 +28,18 @@ PAGES: dict[str, Callable[[], str]] = {
 
 def main() -> None:
     for name, written in PAGES.items():
-        text, file = written(), DOCS / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if not file.is_file() or file.read_text() != text:
-            file.write_text(text)
-            sys.stdout.write(f"written: {file.relative_to(DOCS.parents[2])}\n")
+        _write(DOCS / name, written())
+    for method in configuration.own(METHODS):
+        file = DOCS / "methods" / f"{method}.md"
+        if not file.is_file():
+            _write(file, drafts.draft(method), "a draft from its docstring, yours from now on")
+
+
+def _write(file: Path, text: str, remark: str = "") -> None:
+    """Write a page where it says something else, and say so."""
+    if not file.is_file() or file.read_text() != text:
+        file.write_text(text)
+        sys.stdout.write(f"written: {file.relative_to(DOCS.parents[2])}{': ' * bool(remark)}{remark}\n")
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ from cardialign.pretrain.config import load_config
 from deploy.site import hooks
 from deploy.site.reference import configuration
 from deploy.site.reference.configuration import own, takes
+from deploy.site.reference.drafts import HEADINGS, draft
 from deploy.site.reference.text import prose
 from deploy.site.write_pages import DOCS, PAGES
 from tests.support.readme import ROOT
 
 SITE = DOCS.parent
 WRITTEN = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
-HEADINGS = ["The idea", "The formula", "What differs from the paper, and why", "Run it", "Figures"]
 BUILDER = importlib.util.find_spec("mkdocs") and importlib.util.find_spec("material")
 
 
@@ -48,12 +48,20 @@ def test_what_follows_from_the_code_says_what_the_code_says(name: str) -> None:
 @pytest.mark.parametrize("name", own(METHODS))
 def test_every_method_has_a_page_with_its_idea_its_formula_and_what_differs(name: str) -> None:
     page = DOCS / "methods" / f"{name}.md"
-    told = f"write deploy/site/docs/methods/{name}.md with the headings {HEADINGS}, then `make pages`"
+    told = f"deploy/site/docs/methods/{name}.md has the headings {HEADINGS}; `make pages` writes a first one"
     assert page.is_file(), told
-    assert re.findall(r"^## (.*)$", page.read_text(), re.MULTILINE) == HEADINGS, told
+    assert re.findall(r"^## (.*)$", page.read_text(), re.MULTILINE) == list(HEADINGS), told
     assert "```text" in page.read_text().partition("## The formula")[2].partition("## ")[0], f"{name}: no formula"
     recipe = re.search(r"--recipe (\S+)", page.read_text())
     assert recipe and load_config(recipe[1]).method.name == name
+
+
+def test_the_draft_of_a_page_is_the_docstring_under_the_headings_of_all() -> None:
+    assert draft("melp").count("```text") == 1, "set in, at the beginning of its part"
+    page = draft("byol")
+    assert re.findall(r"^## (.*)$", page, re.MULTILINE) == list(HEADINGS)
+    idea, formula, differs, run, _ = re.split(r"^## .*$", page, flags=re.MULTILINE)[1:]
+    assert "foretells" in idea and "teacher <- m teacher" in formula and "LARS" in differs and "byol-tiny" in run
 
 
 def test_every_page_of_a_method_is_of_one_that_there_is() -> None:
@@ -80,6 +88,16 @@ def test_every_place_that_a_page_links_to_is_on_the_page(name: str) -> None:
         target = (DOCS / name).parent / file if file else DOCS / name
         missing += [] if place in hooks.places(target.read_text()) else [link]
     assert missing == []
+
+
+def test_a_link_out_of_the_site_leads_to_the_page_of_the_repository_and_code_stays(tmp_path: Path) -> None:
+    text = (
+        "see [how\nit is](../../../pretrain/METHODS.md#a), [it](../../../Makefile)\n```\n[x](../../../Makefile)\n```\n"
+    )
+    known = {ROOT / "pretrain" / "METHODS.md": "repository/pretrain/METHODS.md"}
+    assert hooks.redirected(text, DOCS / "index.md", "index.md", known) == (
+        "see [how\nit is](repository/pretrain/METHODS.md#a), it (`Makefile`)\n```\n[x](../../../Makefile)\n```\n"
+    )
 
 
 def test_every_public_name_is_on_its_page() -> None:

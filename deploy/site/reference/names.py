@@ -51,7 +51,7 @@ def _described(name: str, thing: Any) -> list[str]:
 
 def _members(cls: type) -> list[str]:
     """What it gives, and the methods of that."""
-    parts = [f"It gives a `{cls.__name__}`. {prose(cls.__doc__)}"]
+    parts = [f"It gives a `{cls.__name__}`.", prose(cls.__doc__)]
     for name, member in vars(cls).items():
         if name.startswith("_") or not inspect.getdoc(member) or not (inspect.isfunction(member) or _property(member)):
             continue

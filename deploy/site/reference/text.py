@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 NOTE = "<!-- Written by `make pages`. Change the docstring, the field or the option that it comes from. -->"
 
@@ -29,9 +31,14 @@ def prose(docstring: str | None, keys: Iterable[str] = ()) -> str:
 
     Lines such as "width, depth: of a layer" become items of a list where all these words are `keys`.
     """
+    return markdown(inspect.cleandoc(docstring or ""), keys)
+
+
+def markdown(text: str, keys: Iterable[str] = ()) -> str:
+    """The same of text whose margin is where it belongs."""
     known = set(keys)
     blocks: list[list[str]] = [[]]
-    for line in inspect.cleandoc(docstring or "").splitlines():
+    for line in text.splitlines():
         if not line.strip():
             blocks.append([])
             continue
@@ -45,8 +52,16 @@ def prose(docstring: str | None, keys: Iterable[str] = ()) -> str:
 def _block(lines: list[str], keys: set[str]) -> str:
     shown = lines[0].startswith("    ") or sum(bool(re.match(r"\w+   +\S", line)) for line in lines) > 1
     if not shown:
-        return "\n".join(_listed([re.sub(r"[*<]", lambda found: "\\" + found[0], line) for line in lines], keys))
+        found = _listed([re.sub(r"[*<]", lambda found: "\\" + found[0], line) for line in lines], keys)
+        return "\n".join(_wrapped(line) for line in found)
     return "\n".join(["```text", inspect.cleandoc("\n".join(["", *lines])), "```"])
+
+
+def _wrapped(line: str) -> str:
+    """A line that marks and ticks have made longer than a page is wide, as two."""
+    after = "  " if line.startswith(("- ", "  ")) else ""
+    fill = partial(textwrap.fill, width=120, subsequent_indent=after, break_long_words=False, break_on_hyphens=False)
+    return line if len(line) <= 120 else fill(line)
 
 
 def _listed(lines: list[str], keys: set[str]) -> list[str]:
