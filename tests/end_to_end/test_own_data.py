@@ -52,11 +52,15 @@ def test_a_strangers_folder_becomes_a_registered_encoder(mine: Path, tmp_path: P
     (tmp_path / "work" / "mine").rename(tmp_path / "work" / "shards")
     (tmp_path / "my-recipe.yaml").write_text(blocks("yaml", RESEARCHER)[0])
     printed = run(block_with("recipes diff", page=RESEARCHER), tmp_path, shell)
-    assert "encoder.beat" in printed and (tmp_path / "work" / "my-recipe" / "export").is_dir()
+    assert "optimizer.lr" in printed and (tmp_path / "work" / "my-recipe" / "export").is_dir()
 
 
 def test_the_researchers_recipe_says_what_is_other_than_in_the_one_that_it_extends(tmp_path: Path) -> None:
     (tmp_path / "my-recipe.yaml").write_text(blocks("yaml", RESEARCHER)[0])
     own, other = load_config(tmp_path / "my-recipe.yaml").resolved(), load_config("cardialign-tiny").resolved()
-    assert own["name"] == "my-recipe" and own["encoder"]["beat"] and own["training"]["global_batch"] == 32
-    assert own["method"] == other["method"] and own["optimizer"] == other["optimizer"]
+    assert (
+        own["name"] == "my-recipe"
+        and own["optimizer"]["lr"] == 5e-4 != other["optimizer"]["lr"]
+        and own["training"]["global_batch"] == 32
+    )
+    assert own["method"] == other["method"] and own["encoder"] == other["encoder"]
