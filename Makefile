@@ -15,7 +15,10 @@ PYTEST := $(BIN)/python -m pytest -q $(TWO)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types unit test-slow test-deploy test-wheel drills bench constraints lock clean
+# The site is built in an environment of its own: nothing of it belongs to what is installed to work.
+DOCS := $(VENV)/docs
+
+.PHONY: help install demo test lint types unit test-slow test-deploy test-wheel drills bench pages site constraints lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -74,6 +77,16 @@ drills: $(INSTALLED) ## faults against a tiny run on this machine: a table of wh
 bench: $(INSTALLED) ## figures of the data floor and of the kernels, as ratios measured in one run
 	$(BIN)/cardialign bench data
 	$(BIN)/cardialign bench kernels
+
+pages: $(INSTALLED) ## write the pages of the site that follow from the code: configuration, commands, Python, formats, methods
+	$(BIN)/python -m deploy.site.write_pages
+
+site: ## build the site into build/site, the notebooks with it; with the extra docs, in an environment of its own
+	@test -x $(DOCS)/bin/mkdocs || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt mkdocs-material jupytext
+	$(DOCS)/bin/python -m mkdocs build --strict -f deploy/site/mkdocs.yml
+	$(DOCS)/bin/jupytext --quiet --to ipynb deploy/site/docs/notebooks/*.py
+	mv deploy/site/docs/notebooks/*.ipynb build/site/notebooks/
 
 constraints: $(INSTALLED) ## write the exact set that is installed to constraints.txt
 	@head -2 constraints.txt > constraints.new

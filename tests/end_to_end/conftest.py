@@ -1,4 +1,4 @@
-"""Every code block of the README runs as it stands, one file of tests for each path that the page shows.
+"""Every code block of the README and of the site's teaching pages runs as it stands, one file of tests a path.
 
 Only the length of a training run and its cohort are cut.
 """

@@ -1,4 +1,4 @@
-"""The README's path on a cluster, on a Ray head node that the test starts."""
+"""The tutorial's path on a cluster, on a Ray head node that the test starts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from cardialign.data_shards.cohort.generate import Cohort, make_cohort
 from tests.support.ray_cluster import ray_head
-from tests.support.readme import block_with, run
+from tests.support.readme import TUTORIAL, block_with, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(700)]
 
@@ -26,5 +26,5 @@ def test_the_path_on_a_cluster(tmp_path: Path, shell: dict[str, str]) -> None:
     }
     environment = {**shell, **settings}
     with ray_head(tmp_path, environment) as address:
-        run(block_with('"$MIMIC"'), tmp_path, {**environment, "RAY_ADDRESS": address})
+        run(block_with('"$MIMIC"', page=TUTORIAL), tmp_path, {**environment, "RAY_ADDRESS": address})
     assert (tmp_path / "run-1" / "export" / "model.safetensors").is_file()

@@ -1,4 +1,4 @@
-"""Other methods, as the README runs them, and what is asked of their encoders.
+"""Other methods, as the site runs them, and what is asked of their encoders.
 
 One of its five recipes: each has its learning test, and all encoders are traced in `tests/pretrain/export`. Few
 records: what is missing is looked for record by record.
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.readme import block_with, run
+from tests.support.readme import OTHER_METHODS, block_with, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -26,7 +26,7 @@ done
 
 def test_a_method_trains_and_scores_and_what_is_missing_is_asked(tmp_path: Path, shell: dict[str, str]) -> None:
     run(SETS, tmp_path, shell)
-    block = block_with("for recipe in")
+    block = block_with("for recipe in", page=OTHER_METHODS)
     assert "merl melp d-beta fg-clep scar" in block and "--beside work/merl/export" in block
     block = block.replace("merl melp d-beta fg-clep scar", "scar").replace("--beside work/merl/export", "--records 8")
     printed = run(block, tmp_path, shell)

@@ -1,4 +1,4 @@
-"""The README's grid on virtual recordings in the layout of PTB-XL."""
+"""The site's grid on virtual recordings in the layout of PTB-XL."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cardialign.data_shards.sources import open_source
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.export.write import export_encoder
 from cardialign.pretrain.methods.base import create_method
-from tests.support.readme import block_with, run
+from tests.support.readme import EVALUATION, block_with, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(700)]
 
@@ -28,7 +28,9 @@ def test_the_grid_of_the_four_tasks_of_ptb_xl(tmp_path: Path, shell: dict[str, s
     encoder = export_encoder(
         config, create_method(config, spec).state_dict(), tmp_path / "encoder", training={}, spec=spec, program=False
     )
-    printed = run(block_with('"$SHARDS"'), tmp_path, {**shell, "SHARDS": str(shards), "ENCODER": str(encoder)})
+    printed = run(
+        block_with('"$SHARDS"', page=EVALUATION), tmp_path, {**shell, "SHARDS": str(shards), "ENCODER": str(encoder)}
+    )
     assert "chosen by rankme (no labels) on folds 9" in printed
     for task in ("super", "sub", "form", "rhythm"):
         assert f"clean-v2:ptb-xl-{task}: macro AUROC over" in printed

@@ -35,7 +35,10 @@ ENTRY = re.compile(r"^([A-Za-z0-9._-]+==[^\s;\\]+) \\\n((?:    --hash=sha256:[0-
 
 
 def pinned(text: str) -> dict[str, list[str]]:
-    """Lock -> its lines `name==version` of constraints.txt, whose comments begin the parts that `make` leaves out."""
+    """Lock -> its lines `name==version` of constraints.txt, whose comments begin the parts that `make` leaves out.
+
+    The last of them, what builds the site, is in no lock.
+    """
     parts = re.split(r"^# Not installed.*\n", text, flags=re.MULTILINE)
     lines = [[line for line in part.splitlines() if line and not line.startswith("#")] for part in parts]
     built = [line for line in lines[0] if line.partition("==")[0] in WITHOUT_WHEEL]

@@ -77,7 +77,8 @@ def test_the_source_distribution_is_the_package_with_its_build_files(sdist: Path
     assert not [member.name for member in members if member.issym() or member.islnk()]
     names = {member.name.partition("/")[2] for member in members if member.isfile()}
     assert checked_out().keys() <= names
-    deployed = {path.relative_to(ROOT).as_posix() for path in (ROOT / "deploy").rglob("*") if path.is_file()}
+    files = [path for path in (ROOT / "deploy").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    deployed = {path.relative_to(ROOT).as_posix() for path in files}
     assert {"pyproject.toml", "README.md", "LICENSE", "constraints.txt", ".containerignore"} | deployed <= names
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "locks").iterdir()} <= names
     assert not [name for name in names if name.startswith("tests")], "a part of the tests tests nothing"

@@ -7,6 +7,9 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+SITE = "deploy/site/docs"
+TUTORIAL, RECORDINGS = f"{SITE}/tutorial.md", f"{SITE}/guides/recordings.md"
+EVALUATION, OTHER_METHODS = f"{SITE}/guides/evaluation.md", f"{SITE}/guides/methods.md"
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 
