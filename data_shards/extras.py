@@ -6,6 +6,7 @@ The package alone brings what loads an encoder. An extra holds those that it nam
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -49,10 +50,13 @@ def install(extra: str) -> str:
 def missing(error: BaseException, what: str, extra: str = "") -> MissingPackageError | None:
     """What to tell of an import that failed: the package, `what` needs it, and the extra that brings it.
 
-    extra: one that brings all that `what` needs; "": the smallest that brings this package. None for any other error.
+    extra: one that brings all that `what` needs, also what those packages need themselves; "": the smallest that brings
+    this package. None for any other error.
     """
     module = (getattr(error, "name", None) or "").partition(".")[0]
-    if not isinstance(error, ModuleNotFoundError) or module not in BROUGHT_BY:
+    if not isinstance(error, ModuleNotFoundError) or module in ("", "cardialign") or module in sys.stdlib_module_names:
+        return None
+    if module not in BROUGHT_BY and not extra:
         return None
     return MissingPackageError(f"{what} needs {module}, which is not installed", install(extra or BROUGHT_BY[module]))
 
