@@ -82,7 +82,7 @@ def save_onnx(encoder: EcgEncoder, path: Path) -> None:
     try:
         with torch.no_grad(), _quietly():
             made = torch.onnx.export(
-                program_of(encoder),
+                program_of(encoder.without_fft()),
                 tuple(example.values()),
                 input_names=list(example),
                 output_names=["embedding"],
