@@ -208,12 +208,13 @@ for order in itertools.permutations(("cardialign", "transformers", "mlflow")):
 
 
 @pytest.mark.slow  # three large packages are imported in each of six orders
+@pytest.mark.timeout(700)
 def test_transformers_and_mlflow_go_on_working_beside_it_in_every_order(
     beside: Environment, exported: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "served").mkdir()
     write_mlmodel(exported, tmp_path / "served", beside=False)
-    said = beside.run("python", "-c", DOORS, exported, tmp_path / "served", cwd=tmp_path)
+    said = beside.run("python", "-c", DOORS, exported, tmp_path / "served", cwd=tmp_path, deadline=600)
     assert len(said.split()) == 6 * 3
 
 
