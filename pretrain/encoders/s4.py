@@ -103,6 +103,8 @@ class FixedStates(nn.Module):
     """A trained `StateSpace` on inputs (B, D, length) of one length: its impulse response written out and convolved
     with, which costs length / log(length) times as much as the FFT."""
 
+    response: Tensor
+
     def __init__(self, states: StateSpace, length: int) -> None:
         super().__init__()
         with torch.no_grad():
@@ -123,7 +125,7 @@ class S4Block(nn.Module):
     def __init__(self, width: int, state: int, dropout: float, directions: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.states = StateSpace(width, state, directions)
+        self.states: StateSpace | FixedStates = StateSpace(width, state, directions)
         self.mix = nn.Linear(width, 2 * width)
         self.dropout = nn.Dropout(dropout)
 
@@ -176,6 +178,7 @@ class S4Encoder(EcgEncoder):
     def without_fft(self) -> S4Encoder:
         plain = copy.deepcopy(self)
         for block in plain.blocks:
+            assert isinstance(block, S4Block) and isinstance(block.states, StateSpace)
             block.states = FixedStates(block.states, -(-self.samples // self.stride))
         return plain
 
