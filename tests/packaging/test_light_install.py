@@ -172,7 +172,7 @@ def beside(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment
 
 
 DOORS = """
-import itertools, os, sys
+import os, sys
 import numpy, pandas, pydantic, sklearn.base, torch  # once: what each of them would import anew
 from safetensors.numpy import load_file
 folder, served = sys.argv[1:]
@@ -196,7 +196,8 @@ def go_through(order):
         numpy.testing.assert_allclose(embedding, wanted, atol=1e-5, err_msg=f"{name} {order}")
     assert not {"ray", "deepspeed", "wfdb", "pcodec"} & set(sys.modules)
 
-for order in itertools.permutations(("cardialign", "transformers", "mlflow")):
+names = ("cardialign", "transformers", "mlflow")
+for order in (names, names[::-1]):
     child = os.fork()
     if child == 0:
         go_through(order)
@@ -207,15 +208,16 @@ for order in itertools.permutations(("cardialign", "transformers", "mlflow")):
 """
 
 
-@pytest.mark.slow  # three large packages are imported in each of six orders
+@pytest.mark.slow  # three large packages are imported in each order
 @pytest.mark.timeout(700)
-def test_transformers_and_mlflow_go_on_working_beside_it_in_every_order(
+def test_transformers_and_mlflow_go_on_working_beside_it_in_every_order_of_two(
     beside: Environment, exported: Path, tmp_path: Path
 ) -> None:
+    """Each of the three before and behind each other one."""
     (tmp_path / "served").mkdir()
     write_mlmodel(exported, tmp_path / "served", beside=False)
     said = beside.run("python", "-c", DOORS, exported, tmp_path / "served", cwd=tmp_path, deadline=600)
-    assert len(said.split()) == 6 * 3
+    assert len(said.split()) == 2 * 3
 
 
 def test_the_table_of_extras_names_each_module_once() -> None:
