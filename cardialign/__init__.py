@@ -49,6 +49,9 @@ NAMES = {
 }
 """Public name -> "module:attribute". `pretrain` is a room, so the verb is `train`."""
 
+GOING: dict[str, tuple[str, str]] = {}
+"""Public name that will go -> (what to write instead, the release that takes it away). It stays in NAMES until then."""
+
 __all__ = [
     "SetPlan",
     "SignalSpec",
@@ -70,9 +73,16 @@ def __getattr__(name: str) -> Any:
         return import_module("cardialign.cluster.environment.versions").version("cardialign")
     if name not in NAMES:
         raise AttributeError(f"module 'cardialign' has no attribute {name!r}; it has {', '.join(__all__)}")
+    if name in GOING:
+        import_module("warnings").warn(
+            f"cardialign.{name} goes in {GOING[name][1]}: write {GOING[name][0]}", DeprecationWarning, stacklevel=2
+        )
     thing_at = import_module("cardialign.data_shards.plugins").thing_at
-    checked = import_module("cardialign.arguments").checked
-    found = globals()[name] = checked(name, thing_at(NAMES[name]))
+    arguments = import_module("cardialign.arguments")
+    with arguments.needed_by(name):
+        found = arguments.checked(name, thing_at(NAMES[name]))
+    if name not in GOING:  # that is told whenever it is taken
+        globals()[name] = found
     return found
 
 

@@ -1,4 +1,5 @@
-"""What the public functions take, checked where a user calls them: a wrong kind of thing is named at once.
+"""What the public functions take, checked where a user calls them: a wrong kind of thing is named at once, and so is a
+package that an installation lacks.
 
 Nothing is imported for the check that the function itself does not import.
 """
@@ -9,6 +10,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Any
 
@@ -41,6 +43,21 @@ WANTED: dict[str, dict[str, tuple[str, str]]] = {
 }
 """Public name -> argument -> (the class that it must be of, what to give); `?`: it may be None."""
 
+EXTRA = {
+    **dict.fromkeys(("SetPlan", "build_shards", "draw_ecg", "open_shards", "open_source"), "shards"),
+    **dict.fromkeys(("evaluate", "export", "load_recipe", "train"), "train"),
+}
+"""Public name -> the extra that brings all that it needs. The others need none, but for what they are given: an ONNX
+file, another sampling rate."""
+
+
+def needed_by(name: str) -> AbstractContextManager[None]:
+    """In this block a package that is not installed is told with the extra that brings what the public `name` needs."""
+    told: AbstractContextManager[None] = import_module("cardialign.data_shards.extras").needed_by(
+        f"cardialign.{name}", EXTRA.get(name, "")
+    )
+    return told
+
 
 def checked(name: str, found: Any) -> Any:
     """The public thing `name`; a function of `WANTED` looks at its arguments first and raises UsageError."""
@@ -58,7 +75,8 @@ def checked(name: str, found: Any) -> Any:
                 raise errors.UsageError(
                     f"cardialign.{name}: {argument} is {shown} (a {type(given[argument]).__name__})", f"give {remedy}"
                 )
-        return found(*args, **kwargs)
+        with needed_by(name):
+            return found(*args, **kwargs)
 
     call.__module__, call.__qualname__ = "cardialign", name  # found again under the name that users pickle
     return call

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from cardialign.pretrain.export.embedder import EcgEmbedder
+from cardialign.data_shards.extras import needed_by
+
+with needed_by("cardialign.sklearn", "sklearn"):
+    from cardialign.pretrain.export.embedder import EcgEmbedder
 
 __all__ = ["EcgEmbedder"]

@@ -3,7 +3,10 @@ exported folders."""
 
 from __future__ import annotations
 
-from cardialign.pretrain.export.doors.hugging_face import CardialignConfig, CardialignModel, make_known
+from cardialign.data_shards.extras import needed_by
+
+with needed_by("cardialign.transformers", "transformers"):
+    from cardialign.pretrain.export.doors.hugging_face import CardialignConfig, CardialignModel, make_known
 
 make_known()
 

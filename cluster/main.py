@@ -281,7 +281,7 @@ def _ended(error: BaseException, command: str | None, interrupts: Interrupts, as
         except OSError:
             leave_stdout()
         return int(error.code or 0)
-    problem, remedy = cause_of(error) or (
+    problem, remedy = cause_of(error, command) or (
         f"{type(error).__name__}: {error}",
         "this is a defect of ours; run again with --debug for the traceback",
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import cardialign
+from cardialign.cluster.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,6 +35,31 @@ def test_type_checkers_see_the_same_names() -> None:
     seen |= {target.id for node in block.body if isinstance(node, ast.Assign) for target in node.targets}  # type: ignore[attr-defined]
     assert set(cardialign.__all__) <= seen
     assert (Path(cardialign.__file__).parent / "py.typed").is_file()
+
+
+def public_names() -> list[str]:
+    """Every name that users write, sorted: of the package and the modules beside it, and the commands."""
+    found = [f"cardialign.{name}" for name in cardialign.__all__]
+    for path in Path(cardialign.__file__).parent.glob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in tree.body:
+            if path.stem != "__init__" and isinstance(node, ast.Assign) and node.targets[0].id == "__all__":  # type: ignore[attr-defined]
+                found += [f"cardialign.{path.stem}.{name}" for name in ast.literal_eval(node.value)]
+    return sorted([*found, *(f"$ cardialign {command}" for command in COMMANDS)])
+
+
+def test_public_names_are_those_of_the_stored_list() -> None:
+    """A name that comes is written there, one that goes was a deprecated one for two releases: see CONTRIBUTING."""
+    assert public_names() == (ROOT / "tests" / "public_names.txt").read_text().splitlines()
+
+
+def test_a_name_that_will_go_says_what_to_write_instead_and_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cardialign.NAMES, "read_recipe", cardialign.NAMES["load_recipe"])
+    monkeypatch.setitem(cardialign.GOING, "read_recipe", ("cardialign.load_recipe", "0.4.0"))
+    for _ in range(2):  # each time, not at the first import alone
+        with pytest.warns(DeprecationWarning, match=r"read_recipe goes in 0\.4\.0: write cardialign\.load_recipe"):
+            assert cardialign.read_recipe("cardialign-tiny") == cardialign.load_recipe("cardialign-tiny")
+    assert set(cardialign.GOING) <= set(cardialign.NAMES), "it is there until it goes"
 
 
 def test_a_name_that_is_not_there_says_which_are() -> None:

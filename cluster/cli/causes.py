@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import json
 
+from cardialign.data_shards.extras import missing
+
 REMEDIES = {
     errno.ENOSPC: "free space on that disk, or write elsewhere; then run the same command again",
     errno.EDQUOT: "free space under your quota, or write elsewhere; then run the same command again",
@@ -23,9 +25,27 @@ REMEDIES = {
     errno.ENFILE: "close other programs: this machine has too many files open",
 }
 
+LIGHTER = {
+    "shards": ("cohort", "embed", "exposure", "shards"),
+    "cluster": ("list", "logs", "registry", "status", "stop", "submit", "tracking"),
+}
+"""Extra -> first words of the commands that need no more than it brings; the others need `train`."""
 
-def cause_of(error: BaseException) -> tuple[str, str] | None:
-    """Problem and remedy for what disks, memory, rights, packages and damaged files cause; None for anything else."""
+
+def extra_of(command: str | None) -> str:
+    """The extra that brings all that a command needs."""
+    first = (command or "").partition(" ")[0]
+    return next((extra for extra, words in LIGHTER.items() if first in words), "train")
+
+
+def cause_of(error: BaseException, command: str | None = None) -> tuple[str, str] | None:
+    """Problem and remedy for what disks, memory, rights, packages and damaged files cause; None for anything else.
+
+    command: the one that met it.
+    """
+    told = missing(error, f"cardialign {command}" if command else "this command", extra_of(command))
+    if told is not None:
+        return told.problem, told.remedy
     if isinstance(error, ImportError):
         return f"a package is missing or broken: {error}", "see `cardialign doctor` for what is missing here"
     if isinstance(error, OSError):

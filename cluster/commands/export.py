@@ -16,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", type=place, help="folder of the run")
     parser.add_argument("--out", type=place_to_write, help="new folder (default RUN_DIR/export)")
     parser.add_argument("--step", type=whole_number(0), metavar="N", help="of this checkpoint, not of the newest")
+    parser.add_argument(
+        "--onnx", action="store_true", help='also write encoder.onnx, for onnxruntime (pip install "cardialign[onnx]")'
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the folder")
     parser.add_argument(
         "--salt-file",
@@ -34,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.pretrain.export.from_run import export_run
 
-    return export_run(args.run_dir, args.out, overwrite=args.overwrite, step=args.step, salt=_salt(args))
+    return export_run(
+        args.run_dir, args.out, overwrite=args.overwrite, step=args.step, onnx=args.onnx, salt=_salt(args)
+    )
 
 
 def _salt(args: argparse.Namespace) -> CertificateSalt | None:

@@ -20,6 +20,7 @@ from urllib.request import url2pathname
 
 from cardialign.cluster.environment.versions import source_root, version
 from cardialign.data_shards.cpus import usable_cpus
+from cardialign.data_shards.extras import missing
 from cardialign.data_shards.files import parse_json
 
 State = Literal["ok", "warn", "missing"]
@@ -253,4 +254,7 @@ def _tried(checks: Callable[[], list[Check]]) -> list[Check]:
         said = f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no reason given')}"
         function = getattr(checks, "args", [checks])[0]
         name = getattr(function, "__name__", "check").strip("_").replace("_", " ")
+        told = missing(error, "this look", "train")
+        if told is not None:
+            return [Check(name, "missing", f"not looked at: {told.problem}", told.remedy)]
         return [Check(name, "missing", f"cannot be looked at: {said}", "install that package again, or free the path")]

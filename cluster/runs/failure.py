@@ -21,6 +21,7 @@ KINDS = {
     "UsageError": "cardialign.data_shards.errors",
     "DataError": "cardialign.data_shards.errors",
     "StorageError": "cardialign.data_shards.errors",
+    "MissingPackageError": "cardialign.data_shards.extras",
     "NoTextBankError": "cardialign.data_shards.text.bank",
     "OtherBankVersionError": "cardialign.data_shards.shard_set.bank_description",
     "HeldError": "cardialign.pretrain.run.lock",

@@ -82,6 +82,11 @@ class EcgEncoder(nn.Module):
             "take an encoder of encoder.name cardialign, or let the head read the age: age_gate=head",
         )
 
+    def without_fft(self) -> EcgEncoder:
+        """What computes the same on records of its length without transforms and complex numbers, for file formats that
+        have neither; by default the encoder itself."""
+        return self
+
     def forward(
         self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None, return_tokens: bool = False
     ) -> EncoderOutput:

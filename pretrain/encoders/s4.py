@@ -5,6 +5,7 @@ Legend: B batch, T samples, N tokens, D width, S complex states of a channel.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Annotated, ClassVar, Literal
 
@@ -98,13 +99,33 @@ class StateSpace(nn.Module):
         return torch.fft.irfft(spectrum, n=2 * length)[..., :length] + self.skip.to(x.dtype)[:, None] * x
 
 
+class FixedStates(nn.Module):
+    """A trained `StateSpace` on inputs (B, D, length) of one length: its impulse response written out and convolved
+    with, which costs length / log(length) times as much as the FFT."""
+
+    response: Tensor
+
+    def __init__(self, states: StateSpace, length: int) -> None:
+        super().__init__()
+        with torch.no_grad():
+            ahead, *back = states.impulse_response(length)
+            self.margins = (length - 1, length - 1 if back else 0)
+            response = torch.cat([ahead.flip(-1), *(each[:, : length - 1] for each in back)], dim=-1)
+        self.register_buffer("response", response[:, None].clone())  # (D, 1, taps): of earlier inputs first
+        self.skip = nn.Parameter(states.skip.detach().clone(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolved = F.conv1d(F.pad(x, self.margins), self.response, groups=x.shape[1])
+        return convolved + self.skip[:, None] * x
+
+
 class S4Block(nn.Module):
     """x + f(x), f: LayerNorm, state space, GELU, gated linear map. (B, N, D); mask bool (B, N, 1) or None."""
 
     def __init__(self, width: int, state: int, dropout: float, directions: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.states = StateSpace(width, state, directions)
+        self.states: StateSpace | FixedStates = StateSpace(width, state, directions)
         self.mix = nn.Linear(width, 2 * width)
         self.dropout = nn.Dropout(dropout)
 
@@ -153,6 +174,13 @@ class S4Encoder(EcgEncoder):
         self.pool = token_pooling(config.pooling, config.width, config.heads)
         self.feature_width = self.token_width = config.width
         self.projection = nn.Linear(config.width, config.embedding_dim)
+
+    def without_fft(self) -> S4Encoder:
+        plain = copy.deepcopy(self)
+        for block in plain.blocks:
+            assert isinstance(block, S4Block) and isinstance(block.states, StateSpace)
+            block.states = FixedStates(block.states, -(-self.samples // self.stride))
+        return plain
 
     def embed_tokens(
         self, signal: Tensor, lead_mask: Tensor, valid_samples: Tensor | None = None

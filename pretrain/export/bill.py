@@ -17,6 +17,8 @@ from typing import Any
 
 SPEC = "1.6"
 WHOLE = "cardialign"
+MADE_WITH = "train"
+"""The extra of ours that holds what trains and exports."""
 ROOTS = ("torch", "deepspeed", "transformers", "safetensors", "numpy")
 """Where the walk begins in a checkout that was never installed."""
 
@@ -57,7 +59,7 @@ def _packages() -> tuple[tuple[str, str], ...]:
     """(name, version) of every package below ours, sorted. It does not change while a process lives."""
     found: dict[str, PackageMetadata] = {}
     seen: set[tuple[str, str]] = set()
-    wanted = {(name, "") for name in (WHOLE, *ROOTS)}
+    wanted = {(name, "") for name in (WHOLE, *ROOTS)} | {(WHOLE, MADE_WITH)}
     while wanted := wanted - seen:
         name, extra = wanted.pop()
         seen.add((name, extra))

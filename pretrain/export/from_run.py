@@ -19,6 +19,7 @@ from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.shard_set.joined import JoinedSets
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.config import RunConfig, parse_config
+from cardialign.pretrain.export.doors.onnx import add_onnx, check_onnx
 from cardialign.pretrain.export.exposure.consumed import consumed_rows
 from cardialign.pretrain.export.exposure.salt import CertificateSalt, salt_of_run
 from cardialign.pretrain.export.trained_on import Records, TrainedOn, TrainedSet, chosen, trained_set
@@ -48,13 +49,14 @@ def export_run(
     overwrite: bool = False,
     step: int | None = None,
     program: bool = True,
+    onnx: bool = False,
     salt: CertificateSalt | None = None,
 ) -> dict[str, Any]:
     """Export the encoder of the run in `run_dir` to `out` (default `run_dir/export`).
 
     The configuration is that of the checkpoint, which trained the weights. step: of this checkpoint, not of the newest;
-    program: with `encoder.pt2`, as `export_encoder`. salt: of its exposure certificate; None: the run's own, which is
-    kept beside it and stands in no export.
+    program: with `encoder.pt2`, as `export_encoder`; onnx: with `encoder.onnx`, too. salt: of its exposure certificate;
+    None: the run's own, which is kept beside it and stands in no export.
 
     Returns path, checkpoint, step, files, bytes, digest; exposure: root of its certificate, None without; passed_over:
     newer checkpoints that are not as they were written, which stay where they are; differs: what `config.resolved.json`
@@ -62,6 +64,8 @@ def export_run(
     new one is whole.
     Raises UserError when the run has no verified checkpoint, a newer one cannot be read now, or `out` exists.
     """
+    if onnx:
+        check_onnx()
     run_dir = Path(run_dir)
     beside, unread = _beside(run_dir)
     found, passed = newest_sound(run_dir) if step is None else (_checkpoint(run_dir, step), [])
@@ -83,6 +87,8 @@ def export_run(
             export_encoder(
                 config, weights, fresh, training=training, spec=spec, program=program, trained_on=seen, salt=salt
             )
+            if onnx:
+                add_onnx(fresh)
             replace_export(fresh, out, folder)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error}", "choose another folder, or free space") from error

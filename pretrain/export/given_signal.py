@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 import numpy as np
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.extras import needed_by
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.signal.limb_leads import LIMB_LEADS, exchanged, other_order
 from cardialign.data_shards.signal.quality import OFFSET_MILLIVOLTS
@@ -325,7 +326,8 @@ def at_rate(
             "resample=True converts it (polyphase)",
         )
     ratio = contract.sampling_rate / rate
-    rows = resampled(signal.reshape(-1, signal.shape[-1]), ratio, contract.samples)
+    with needed_by("another sampling rate", "shards"):
+        rows = resampled(signal.reshape(-1, signal.shape[-1]), ratio, contract.samples)
     log.info("resample=%g->%g Hz", rate, contract.sampling_rate)
     out = rows.reshape(*signal.shape[:-1], -1).astype(np.float32)
     return out, np.minimum(np.round(valid * ratio).astype(np.int64), out.shape[-1])

@@ -54,7 +54,7 @@ import cardialign
 encoder = cardialign.load_encoder("FOLDER")
 embedding = encoder.embed(millivolts, sampling_rate={rate}{age_named})  # (B, 12, T)
 ```
-{program}
+{program}{onnx}
 In scikit-learn, as the first step of a pipeline{ageless}:
 
 ```python
@@ -93,6 +93,15 @@ of a folder from somebody else run `cardialign encoder check FOLDER` first, whic
 import torch
 program = torch.export.load("FOLDER/encoder.pt2").module()
 embedding = program(signal, lead_mask, valid_samples{age})  # float32 mV (B, 12, T), bool (B, 12), int64 (B,)
+```
+"""
+ONNX_DOOR = """
+With onnxruntime, in Python or another language (rows that are no ECG in mV come back as NaN):
+
+```python
+import onnxruntime
+session = onnxruntime.InferenceSession("FOLDER/encoder.onnx")
+(embedding,) = session.run(None, {{"signal": signal, "lead_mask": lead_mask, "valid_samples": valid_samples{age}}})
 ```
 """
 
@@ -188,9 +197,14 @@ def sets_table(data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def model_card(
-    config: Mapping[str, Any], contract: Mapping[str, Any], provenance: Mapping[str, Any], program: bool
+    config: Mapping[str, Any],
+    contract: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    program: bool,
+    onnx: bool = False,
 ) -> str:
-    """The text of `README.md` for an export of these files; program: whether `encoder.pt2` is among them."""
+    """The text of `README.md` for an export of these files; program, onnx: whether `encoder.pt2` and `encoder.onnx` are
+    among them."""
     what = what_it_is(config, provenance)
     lines = [
         f"# ECG encoder {said(what['recipe'])}",
@@ -204,7 +218,7 @@ def model_card(
         *bullets("intended use", INTENDED),
         *bullets("limits", LIMITS),
         *bullets("licence", LICENCE),
-        _doors(contract, program),
+        _doors(contract, program, onnx),
     ]
     return "\n".join(lines)
 
@@ -234,11 +248,12 @@ def _refused(contract: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _doors(contract: Mapping[str, Any], program: bool) -> str:
+def _doors(contract: Mapping[str, Any], program: bool, onnx: bool) -> str:
     aged = bool(contract.get("age"))
     return DOORS.format(
         rate=f"{contract['sampling_rate']:.17g}",
         program=PROGRAM_DOOR.format(age=", age" if aged else "") if program else "",
+        onnx=ONNX_DOOR.format(age=', "age": age' if aged else "") if onnx else "",
         age_named=", age=years" if aged else "",
         age_param=', "age": list(years)' if aged else "",
         age_tensor=", `age` in years" if aged else "",

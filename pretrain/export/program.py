@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -94,8 +94,8 @@ def program_of(encoder: EcgEncoder) -> EmbeddingProgram:
     return (AgedProgram if encoder.reads_age else EmbeddingProgram)(encoder).eval()
 
 
-def save_program(encoder: EcgEncoder, path: Path) -> None:
-    """Trace the encoder on the CPU with a dynamic batch and write it to `path`."""
+def example_of(encoder: EcgEncoder) -> tuple[dict[str, Tensor], dict[str, dict[int, Any]]]:
+    """What a program is traced with: tensors by name in their order, and the axes that stay open."""
     samples = encoder.samples
     example = {
         "signal": torch.zeros(2, len(STANDARD_LEADS), samples),
@@ -104,12 +104,16 @@ def save_program(encoder: EcgEncoder, path: Path) -> None:
         **({"age": torch.tensor([0.1, 40.0])} if encoder.reads_age else {}),
     }
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    return example, {name: {0: batch} for name in example}
+
+
+def save_program(encoder: EcgEncoder, path: Path) -> None:
+    """Trace the encoder on the CPU with a dynamic batch and write it to `path`."""
+    example, dynamic = example_of(encoder)
     module = program_of(encoder)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(
-            module, tuple(example.values()), dynamic_shapes={name: {0: batch} for name in example}
-        )
+        program = torch.export.export(module, tuple(example.values()), dynamic_shapes=dynamic)
         program.example_inputs = None
         torch.export.save(program, path)
     found = pickled_parts(path)

@@ -5,6 +5,7 @@ text_head.safetensors      report head; only of an encoder that was trained with
 text_encoder.safetensors   report encoder; only when it was trained
 scorings.safetensors       other ways to score texts than the cosine; only of a method that has some
 encoder.pt2                program for plain torch; refuses by NaN what is no ECG in mV
+encoder.onnx               the same for onnxruntime; only where it was asked for (`doors.onnx`)
 golden.safetensors         ten ECGs and the embeddings that must come out (`doors.golden`)
 trained_on.safetensors     digests of the patients and recordings that it was trained on, where its shards were there
 config.json                resolved run configuration (without paths), and the type by which transformers knows it

@@ -48,6 +48,8 @@ READABLE = (1, 2)
 DIGESTS = "digests.json"
 MODEL, REPORT_HEAD, REPORT_ENCODER = "model.safetensors", "text_head.safetensors", "text_encoder.safetensors"
 PROGRAM, SETTINGS, CONTRACT, PROVENANCE = "encoder.pt2", "config.json", "signal_contract.json", "provenance.json"
+ONNX = "encoder.onnx"
+"""The same program for onnxruntime; only where it was asked for."""
 TRAINED_ON, SCORINGS = "trained_on.safetensors", "scorings.safetensors"
 BILL = "sbom.cdx.json"
 """The packages that an encoder was made with; exports from before there was one lack it."""
@@ -66,6 +68,7 @@ EXPORT_FILES = (
     REPORT_ENCODER,
     SCORINGS,
     PROGRAM,
+    ONNX,
     TRAINED_ON,
     BILL,
     MISSINGNESS,
@@ -100,7 +103,7 @@ class VerifiedExport:
 
     listed: its digest list, name -> sha256; digest: sha256 of that; bare_digest: of that list as it was without a
     missingness card, which names the encoder by it and has a part of its own at the end of the model card. content:
-    name -> bytes that were hashed, of every file but the program and the lists of an exposure certificate. What cannot
+    name -> bytes that were hashed, of every file but the programs and the lists of an exposure certificate. What cannot
     be read raises UserError that names the file.
     """
 
@@ -226,7 +229,7 @@ def _verified(folder: Path, *, keep: bool) -> VerifiedExport:
             if not path.is_file():
                 wrong.append(f"{name}: missing")
                 continue
-            if name in (MISSINGNESS, CARD) or (keep and name not in (PROGRAM, EXPOSURE_LISTS)):
+            if name in (MISSINGNESS, CARD) or (keep and name not in (PROGRAM, ONNX, EXPOSURE_LISTS)):
                 content[name] = read_bytes(path)
             found = hashlib.sha256(content[name]).hexdigest() if name in content else sha256_of(path)
             if found != sha256:

@@ -73,9 +73,9 @@ class Environment:
         kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
         return kept | {"PATH": f"{self.bin}{os.pathsep}{kept['PATH']}", "VIRTUAL_ENV": str(self.folder)}
 
-    def run(self, *words: object, cwd: Path) -> str:
+    def run(self, *words: object, cwd: Path, deadline: float = 180) -> str:
         """stdout of a program of this environment; fails with everything it printed."""
-        return _printed([self.bin / str(words[0]), *words[1:]], cwd=cwd, variables=self.variables())
+        return _printed([self.bin / str(words[0]), *words[1:]], cwd, self.variables(), deadline)
 
 
 def install(wheel: Path, folder: Path) -> Environment:
@@ -99,9 +99,9 @@ def copy_tests(folder: Path) -> None:
         shutil.copy(page, folder / page.relative_to(ROOT))
 
 
-def _printed(words: list[object], cwd: Path, variables: dict[str, str] | None = None) -> str:
+def _printed(words: list[object], cwd: Path, variables: dict[str, str] | None = None, deadline: float = 180) -> str:
     command = [str(word) for word in words]
-    done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=deadline)
     if done.returncode != 0:
         raise RuntimeError(
             f"{' '.join(command)} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

@@ -34,6 +34,7 @@ ROOMS: dict[str, list[set[str]]] = {
             "files",
             "rights",
             "cpus",
+            "extras",
             "given_numbers",
             "plugins",
             "array_files",

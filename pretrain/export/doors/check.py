@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import importlib.util
 import io
 import logging
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.extras import install
 from cardialign.data_shards.files import read_bytes
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.shown import shown
@@ -23,8 +25,9 @@ from cardialign.pretrain.export.contract import SignalContract
 from cardialign.pretrain.export.doors.golden import REFUSED, Golden, read_golden
 from cardialign.pretrain.export.loaded import load_encoder
 from cardialign.pretrain.run.archive import pickled_parts
-from cardialign.pretrain.run.integrity import CONTRACT, PROGRAM, PROVENANCE, VerifiedExport, read_export
+from cardialign.pretrain.run.integrity import CONTRACT, ONNX, PROGRAM, PROVENANCE, VerifiedExport, read_export
 
+ONNX_DOOR = "ONNX"
 TOLERANCE = 1e-5
 """Of each number of an embedding, a unit vector."""
 
@@ -84,6 +87,14 @@ def check_doors(folder: Path, more: Mapping[str, Way] | None = None) -> tuple[st
         return parts.digest, [_tried(name, embed, asked) for name, embed in {**DOORS, **(more or {})}.items()]
 
 
+def check_door(folder: Path, name: str) -> Door:
+    """One of `DOORS`, tried as `check_doors` does."""
+    parts = read_export(folder)
+    contract = SignalContract.from_dict(parts.json(CONTRACT))
+    with _without_remarks():
+        return _tried(name, DOORS[name], Asked(parts, contract, read_golden(parts, contract)))
+
+
 def _tried(name: str, embed: Way, asked: Asked) -> Door:
     try:
         found = embed(asked)
@@ -125,8 +136,8 @@ def _program(asked: Asked) -> np.ndarray:
         raise ClosedError(f"the folder has no {PROGRAM}: it was exported without")
     written = asked.parts.json(PROVENANCE).get("versions")
     by = written.get("torch") if isinstance(written, dict) else None
-    content = read_bytes(asked.parts.folder / PROGRAM)  # what is judged is what is loaded, whoever writes meanwhile
-    if hashlib.sha256(content).hexdigest() != asked.parts.listed[PROGRAM] or pickled_parts(io.BytesIO(content)):
+    content = _content(asked, PROGRAM)
+    if pickled_parts(io.BytesIO(content)):
         raise asked.parts.wrong(PROGRAM, "content changed while it was looked at")
     try:
         program = torch.export.load(io.BytesIO(content)).module()
@@ -141,6 +152,34 @@ def _program(asked: Asked) -> np.ndarray:
         raise UserError(
             f"{asked.parts.folder / PROGRAM} cannot be run: {type(error).__name__}: {line}", "export the encoder again"
         ) from None
+    return found
+
+
+def _content(asked: Asked, name: str) -> bytes:
+    """Of a program: what is judged is what is loaded, whoever writes meanwhile."""
+    content = read_bytes(asked.parts.folder / name)
+    if hashlib.sha256(content).hexdigest() != asked.parts.listed[name]:
+        raise asked.parts.wrong(name, "content changed while it was looked at")
+    return content
+
+
+def _onnx(asked: Asked) -> np.ndarray:
+    if ONNX not in asked.parts.listed:
+        raise ClosedError(f"the folder has no {ONNX}: `cardialign export --onnx` writes one")
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError:
+        raise ClosedError(f"onnxruntime is not installed: {install('onnx')}") from None
+    content, names = _content(asked, ONNX), ("signal", "lead_mask", "valid_samples", "age")
+    given = [each.numpy() for each in asked.golden.given(asked.contract.samples)]
+    quiet = runtime.SessionOptions()
+    quiet.log_severity_level = 3
+    try:
+        session = runtime.InferenceSession(content, quiet, providers=["CPUExecutionProvider"])
+        found: np.ndarray = session.run(None, dict(zip(names, given, strict=False)))[0]
+    except Exception as error:  # onnxruntime has a class of its own for every failure
+        line = shown((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
+        raise UserError(f"{asked.parts.folder / ONNX} cannot be run: {line}", "export the encoder again") from None
     return found
 
 
@@ -194,6 +233,7 @@ def _transformers(asked: Asked) -> np.ndarray:
 DOORS: dict[str, Way] = {
     "library": _library,
     "torch.export program": _program,
+    ONNX_DOOR: _onnx,
     "scikit-learn": _scikit_learn,
     "transformers": _transformers,
 }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.extras import install
 from cardialign.data_shards.files import sha256_of
 from cardialign.pretrain.export.outside.contract import SUFFIX, OutsideContract
 from cardialign.pretrain.export.outside.model import OutsideModel
@@ -42,7 +43,7 @@ def open_onnx(path: Path, contract: OutsideContract, device: torch.device) -> On
     try:
         runtime = importlib.import_module("onnxruntime")
     except ImportError:
-        raise UserError(f"{path} needs onnxruntime, which is not installed", "pip install onnxruntime") from None
+        raise UserError(f"{path} needs onnxruntime, which is not installed", install("onnx")) from None
     quiet = runtime.SessionOptions()
     quiet.log_severity_level = 3
     try:

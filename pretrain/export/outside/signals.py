@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.extras import needed_by
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.pretrain.encoders.blocks.normalise import normalise
 from cardialign.pretrain.export.given_signal import ContractSignal, at_length, at_rate
@@ -80,7 +81,8 @@ def laid_out(contract: OutsideContract, given: ContractSignal) -> np.ndarray:
 
 def filtered(signal: np.ndarray, valid: np.ndarray, chosen: Filter, rate: float) -> np.ndarray:
     """(B, L, T) at `rate` Hz through a Butterworth filter, forwards and backwards; padding stays 0 and is not heard."""
-    from scipy.signal import butter, sosfiltfilt
+    with needed_by("the filter of a signal contract", "shards"):
+        from scipy.signal import butter, sosfiltfilt
 
     edges = [edge for edge in (chosen.high_pass, chosen.low_pass) if edge is not None]
     kind = "bandpass" if len(edges) == 2 else "highpass" if chosen.low_pass is None else "lowpass"

@@ -16,7 +16,7 @@ from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.benchmarks.counts import count_encoder
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
-from cardialign.pretrain.encoders.s4 import StateSpace
+from cardialign.pretrain.encoders.s4 import FixedStates, StateSpace
 
 TEN_SECONDS, TWO_SECONDS = SignalSpec(500, 10), SignalSpec(100, 2)
 
@@ -71,6 +71,24 @@ def test_the_fft_gives_what_the_recurrence_gives_in_value_and_gradient(length: i
             assert length == 1
         else:
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 64])
+def test_without_an_fft_it_gives_what_the_recurrence_gives(length: int) -> None:
+    states, x = made_up(5, 4), torch.randn(3, 5, length, dtype=torch.float64)
+    torch.testing.assert_close(FixedStates(states, length)(x), recurrence(states, x))
+    ahead = StateSpace(5, 4, directions=1).double()
+    torch.testing.assert_close(FixedStates(ahead, length)(x), ahead(x))
+
+
+def test_a_model_without_ffts_embeds_as_it_did_and_leaves_the_model_as_it_is() -> None:
+    model = make(width=16, depth=2, token_ms=30)  # its last token is not whole
+    signal, leads = torch.randn(3, 12, model.samples), torch.ones(3, 12, dtype=torch.bool)
+    valid = torch.tensor([model.samples, 70, 1])
+    plain, before = model.without_fft(), model(signal, leads, valid).embedding
+    torch.testing.assert_close(plain(signal, leads, valid).embedding, before, atol=1e-5, rtol=0)
+    names = [type(module).__name__ for module in plain.modules()]
+    assert "StateSpace" not in names and "FixedStates" not in [type(module).__name__ for module in model.modules()]
 
 
 def test_a_channel_is_the_filter_that_scipy_makes_of_the_same_differential_equation() -> None:

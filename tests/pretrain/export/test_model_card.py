@@ -21,6 +21,7 @@ from cardialign.pretrain.export.trained_on import TrainedOn, TrainedSet
 from cardialign.pretrain.export.write import export_encoder
 from tests.support.small_encoder import SPEC, small_model
 
+ROOT = Path(__file__).parents[3]
 SEEN = {"source": "ptb-xl", "fingerprint": "f" * 64, "records": 557, "patients": 471, "folds": [1, 2], "split": None}
 
 
@@ -76,6 +77,20 @@ def test_words_of_others_do_not_act_in_it(folder: Path) -> None:
     (title,) = [line for line in text.splitlines() if line.startswith("# ")]
     assert "\x1b" not in text and "<script>" not in text and r"\[a\](http" in title
     assert r"\<script\>" in title and r"\`c\`" in title
+
+
+def test_the_page_of_the_ways_in_has_the_lines_of_a_card(folder: Path) -> None:
+    told = {
+        name: json.loads((folder / f"{name}.json").read_text()) for name in ("config", "signal_contract", "provenance")
+    }
+    told["signal_contract"] |= {"sampling_rate": 500.0}
+    card = model_card(told["config"], told["signal_contract"], told["provenance"], program=True, onnx=True)
+    page = (ROOT / "pretrain" / "export" / "DOORS.md").read_text()
+    wanted, found = (
+        sorted(re.sub(r"\n+", "\n", each) for each in re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+        for text in (card, page)
+    )
+    assert len(found) == 6 and found == wanted and all(len(each.splitlines()) == 3 for each in found)
 
 
 def test_the_ways_to_load_it_give_the_stored_embeddings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

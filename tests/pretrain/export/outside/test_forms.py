@@ -373,7 +373,7 @@ def test_onnx_without_its_runtime_says_how_to_get_it(tmp_path: Path, monkeypatch
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     (tmp_path / "e.onnx").write_bytes(b"?")
     write_contract(tmp_path / "e.onnx")
-    with pytest.raises(UserError, match=r"needs onnxruntime, which is not installed\n.*pip install onnxruntime"):
+    with pytest.raises(UserError, match=r"needs onnxruntime, which is not installed\n.*cardialign\[onnx\]"):
         open_encoder(tmp_path / "e.onnx")
 
 
