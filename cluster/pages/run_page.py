@@ -216,7 +216,7 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
 
 def _training(trace: Sequence[Mapping[str, Any]]) -> list[str]:
     panels: list[tuple[str, str, str, dict[str, bool]]] = [
-        ("loss", "Contrastive loss", "", {"smooth": True}),
+        ("loss", "Loss", "", {"smooth": True}),
         ("lr", "Learning rate", "", {"from_zero": True}),
         ("records_per_second", "Throughput", "records/s", {"from_zero": True}),
         ("data_wait_share", "Waiting for data", "% of step time", {"from_zero": True}),
