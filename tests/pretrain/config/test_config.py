@@ -122,7 +122,7 @@ def test_several_mistakes_of_one_section_are_all_named() -> None:
         ({"seed": "x"}, "write a whole number"),
         ({"seed": 10**30}, f"seed: input should be less than {2**64}"),
         ({"seed": -(10**30)}, f"seed: input should be greater than or equal to {-(2**63)}"),
-        ({"method": {"name": None}}, "method: name is null; write a name, one of: barlow_twins, "),
+        ({"method": {"name": None}}, "method: name is null; write a name, one of: astcl, barlow_twins, "),
         ({"method": {"name": 3}}, "method: name is 3; write a name"),
         ({"method": {"name": ["a"]}}, "method: name is ['a']; write a name"),
         ({"objective": {"name": {"a": 1}}}, "method: name is {'a': 1}; write a name"),
