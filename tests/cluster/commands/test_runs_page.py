@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cardialign.cluster.environment.versions import git_commit
 from cardialign.cluster.runs.starts import note_start
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.run.integrity import verify_export
@@ -39,7 +40,8 @@ def test_it_says_where_a_run_came_from_what_it_cost_and_what_it_tells(
     assert "<script" not in text and "<b onload" not in text and "&lt;b onload=alert(1)&gt;" in text
     assert not re.search(r"""(src|href)=["'](?!data:)""", text)
     facts = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", text))
-    assert {"Commit", "Started by", "Machine of the driver", "Workers"} <= set(facts)
+    assert {"CardiAlign", "Started by", "Machine of the driver", "Workers"} <= set(facts)
+    assert facts.get("Commit", "") == git_commit()  # none in an installed wheel
     # 30 steps of 8 records at 100 records/s on 2 cores: 4.8 core-seconds, at 0.5 an hour
     assert float(facts["Core-hours of steps"]) == pytest.approx(4.8 / 3600, rel=1e-2)
     assert float(facts["Price"]) == pytest.approx(2.4 / 3600, rel=1e-2) and facts["Energy"] == "not measured"
