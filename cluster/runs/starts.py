@@ -14,13 +14,12 @@ from pathlib import Path
 
 from cardialign.cluster.environment.versions import CHANGED, git_commit, versions
 from cardialign.cluster.tracking.spool import append_line
-from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.files import json_lines, read_bytes
+from cardialign.cluster.watching.state import last_lines
 from cardialign.data_shards.shown import without_secrets
 from cardialign.pretrain.run.files import STARTS
 
-MOST = 1 << 20
-"""Bytes of the end of the file that are read: some thousand starts."""
+LATEST = 253402300799
+"""The last second of the year 9999: no file was written later."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +90,11 @@ def note_start(run_dir: Path, command: str, workers: str) -> None:
 
 
 def read_starts(run_dir: Path) -> list[Start]:
-    """The starts of a run, oldest first; lines that are not of this form are left out."""
-    try:
-        lines = read_bytes(run_dir / STARTS, MOST).splitlines()
-    except (OSError, UserError):
-        return []
+    """The newest starts of a run, oldest first; lines that are not of this form are left out."""
     found = []
-    for values in json_lines(lines):
+    for values in last_lines(run_dir / STARTS):
         when = values.get("time")
-        if isinstance(when, int | float) and not isinstance(when, bool):
+        if isinstance(when, int | float) and not isinstance(when, bool) and 0 <= when <= LATEST:
             words = {name: values.get(name) for name in Start.__dataclass_fields__ if name != "time"}
             found.append(Start(float(when), **{name: word for name, word in words.items() if isinstance(word, str)}))
     return found

@@ -152,12 +152,13 @@ def run_state(run_dir: Path, now: float | None = None, steps: int | None = None)
 
 def spool_end(path: Path) -> Iterator[dict[str, Any]]:
     """The last lines of a spool with a step, oldest first; a line that is torn is left out."""
-    for values in _last_lines(path):
+    for values in last_lines(path):
         if isinstance(values.get("step"), int) and not isinstance(values["step"], bool):
             yield values
 
 
-def _last_lines(path: Path) -> Iterator[dict[str, Any]]:
+def last_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects among the lines at the end of a file, oldest first; nothing of one that cannot be read."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -269,11 +270,11 @@ def _word(signs: _Signs) -> Word:
 
 def _starts(run_dir: Path) -> list[float | None]:
     """When each worker group began, oldest first."""
-    return [_number(values.get("time")) for values in _last_lines(run_dir / ATTEMPTS)]
+    return [_number(values.get("time")) for values in last_lines(run_dir / ATTEMPTS)]
 
 
 def _restarts(run_dir: Path, starts: list[float | None], decisions: tuple[Decision, ...]) -> tuple[Restart, ...]:
-    deaths = [(_number(values.get("time")), str(values.get("cause", ""))) for values in _last_lines(run_dir / DEATHS)]
+    deaths = [(_number(values.get("time")), str(values.get("cause", ""))) for values in last_lines(run_dir / DEATHS)]
     deaths += [(each.time, each.cause) for each in decisions if each.kind != "stop"]  # they say more, and of growth too
     found = []
     for before, began in pairwise(starts):

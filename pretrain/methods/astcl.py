@@ -39,7 +39,7 @@ from cardialign.pretrain.encoders.base import EcgEncoder
 from cardialign.pretrain.methods.base import Method, ReportBank, StepLoss, Tensors, Weights
 from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.methods.parts.gathering import gathered
-from cardialign.pretrain.methods.parts.row_losses import mean_over_batch
+from cardialign.pretrain.methods.parts.row_losses import exact, mean_over_batch
 from cardialign.pretrain.methods.parts.teacher import follow, rising, teacher_of
 from cardialign.pretrain.methods.parts.two_towers import age_of
 from cardialign.pretrain.methods.parts.two_views import Head, HeadsConfig
@@ -154,11 +154,11 @@ class Astcl(Method):
             seen.append(self.ecg(*part, **age_of(inputs)).embedding)
             with torch.no_grad():
                 other = self.teacher(*part_of(versions, at, ~noisy[:, at]), **age_of(inputs)).embedding
-                keys.append(_exact(self.teacher_projector(other)))
-        queries = [_exact(self.predictor(self.projector(each))) for each in seen]
+                keys.append(exact(self.teacher_projector(other)))
+        queries = [exact(self.predictor(self.projector(each))) for each in seen]
         embeddings = torch.stack(seen, dim=1)
         asked = Reversed.apply(embeddings, self.config.adversary).flatten(0, 1)
-        said = _exact(self.discriminator(asked)).unflatten(0, noisy.shape)[..., 0]
+        said = exact(self.discriminator(asked)).unflatten(0, noisy.shape)[..., 0]
         errors = F.binary_cross_entropy_with_logits(said, noisy.to(said), reduction="none")
         count = there.sum(dim=1).to(errors)
         first = there.int().argmax(dim=1)
@@ -231,7 +231,3 @@ def denoised(signal: Tensor, valid: Tensor, smooth: int, baseline: int) -> Tenso
         return F.avg_pool1d(recorded, samples, 1, samples // 2) / torch.where(inside, count, 1.0)
 
     return torch.where(inside, around(smooth) - around(baseline), 0.0)
-
-
-def _exact(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -42,7 +42,7 @@ from cardialign.pretrain.encoders.time_spectrum import DOMAINS, SUMMARIES, TimeS
 from cardialign.pretrain.encoders.vit1d import Patches
 from cardialign.pretrain.methods.base import Method, ReportBank, StepLoss, Tensors
 from cardialign.pretrain.methods.parts.draws import Draws
-from cardialign.pretrain.methods.parts.row_losses import mean_over_batch
+from cardialign.pretrain.methods.parts.row_losses import exact, mean_over_batch
 from cardialign.pretrain.methods.parts.two_towers import batch_signals
 
 LEADS = len(STANDARD_LEADS)
@@ -187,8 +187,8 @@ class Crt(Method):
 
     def _constraint(self, shown: Patches, encoded: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """(b, 2): log sum over i != j of e^{cos(P a_i, Q c_j)} over the kept, recorded patches of a record, and 1."""
-        a = F.normalize(_exact(self.of_token(shown.tokens[:, SUMMARIES:])), dim=-1)
-        c = F.normalize(_exact(self.of_state(encoded[:, SUMMARIES:])), dim=-1)
+        a = F.normalize(exact(self.of_token(shown.tokens[:, SUMMARIES:])), dim=-1)
+        c = F.normalize(exact(self.of_state(encoded[:, SUMMARIES:])), dim=-1)
         there = inputs["recorded"].gather(1, torch.cat(self.places(inputs, "kept"), dim=1))
         one = torch.eye(there.shape[1], dtype=torch.bool, device=there.device)
         pairs = there[:, :, None] & there[:, None] & ~one
@@ -213,7 +213,3 @@ class Crt(Method):
         parts = inputs["recorded"].split(list(self.patches), dim=1)
         numbers = {name: (each.sum(dim=1) * leads).float() for name, each in zip(DOMAINS, parts, strict=True)}
         return {**numbers, "constraint": inputs["recorded"].any(dim=1).float()}
-
-
-def _exact(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

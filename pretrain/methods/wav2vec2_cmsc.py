@@ -39,7 +39,7 @@ from cardialign.pretrain.methods.parts.device_draws import KEYS, gumbel_noise, u
 from cardialign.pretrain.methods.parts.draws import Draws
 from cardialign.pretrain.methods.parts.quantiser import GumbelQuantiser, Quantised, perplexity
 from cardialign.pretrain.methods.parts.related_views import related_views
-from cardialign.pretrain.methods.parts.row_losses import mean_over_batch
+from cardialign.pretrain.methods.parts.row_losses import exact, mean_over_batch
 from cardialign.pretrain.methods.parts.two_towers import batch_signals
 from cardialign.pretrain.methods.parts.views import hide_leads
 
@@ -189,9 +189,9 @@ class Wav2Vec2Cmsc(Method):
         seen = self.ecg.encode_patches(patches) if self.config.cmsc else states
         features = self.ecg.pool_tokens(seen, recorded)
         told, right, words = self._found(states[:, -N:], convolved, inputs)
-        squares = (_exact(convolved).square().mean(dim=1) * recorded).sum(dim=1)
+        squares = (exact(convolved).square().mean(dim=1) * recorded).sum(dim=1)
         loud = torch.stack([squares, recorded.sum(dim=1).to(squares)], dim=1)
-        views = F.normalize(_exact(features), dim=-1).unflatten(0, (b, HALVES))
+        views = F.normalize(exact(features), dim=-1).unflatten(0, (b, HALVES))
         return {
             "ecg": F.normalize(self.ecg.project(features.unflatten(0, (b, HALVES))[:, 0]), dim=-1),
             "told": told,
@@ -206,8 +206,8 @@ class Wav2Vec2Cmsc(Method):
         """States (B, N, D) of the halves with hidden tokens -> told (b, 2), right (b, 2), shares of words (b, G, V)."""
         b, config = len(inputs["leads"]), self.config
         hidden, quantised = inputs["hidden"].flatten(0, 1), self.quantised(convolved, inputs)
-        target = F.normalize(_exact(self.of_code(quantised.said.to(states.dtype))), dim=-1)
-        guess = F.normalize(_exact(self.of_state(states)), dim=-1)
+        target = F.normalize(exact(self.of_code(quantised.said.to(states.dtype))), dim=-1)
+        guess = F.normalize(exact(self.of_state(states)), dim=-1)
         scores = guess @ target.transpose(1, 2) / config.temperature  # (B, N, N)
         same = (quantised.chosen[:, :, None] == quantised.chosen[:, None]).all(dim=-1)
         places = self.negatives(inputs)
@@ -259,10 +259,6 @@ class Wav2Vec2Cmsc(Method):
             loss, metrics = loss + config.cmsc * 2 * torch.stack(list(means.values())).sum(), metrics | means
         metrics = {"loss": loss, "accuracy": mean_over_batch(features["right"], group)} | metrics
         return StepLoss(loss, {name: value.detach() for name, value in metrics.items()})
-
-
-def _exact(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def hidden_spans(length: int, share: float, span: int, draws: np.ndarray) -> np.ndarray:

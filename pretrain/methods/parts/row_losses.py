@@ -20,3 +20,8 @@ def mean_over_batch(pairs: Tensor, group: dist.ProcessGroup | None = None) -> Te
     summed = total[0] + local[0] - local[0].detach()
     # By 1 where nothing counts: its gradient, times a count of 0, stays a number.
     return (summed / torch.where(total[1] > 0, total[1], 1.0)).to(pairs.dtype)
+
+
+def exact(values: Tensor) -> Tensor:
+    """In float32 where they are of less, as in bf16; float64 stays."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -31,9 +31,18 @@ def test_each_start_is_a_line_with_its_command_code_and_machine(tmp_path: Path) 
 
 def test_lines_that_are_no_start_are_passed_over(tmp_path: Path) -> None:
     assert starts.read_starts(tmp_path) == []
-    lines = ['{"time": 5, "command": 7, "host": "a", "more": 1}', "[1]", '{"time": true}', '{"host": "b"}', '{"tim']
+    odd_times = ["true", "1e300", "-1", "1" + "0" * 400]
+    lines = ['{"time": 5, "command": 7, "host": "a", "more": 1}', "[1]", '{"host": "b"}', '{"tim']
+    lines += [f'{{"time": {when}}}' for when in odd_times]
     (tmp_path / STARTS).write_text("\n".join(lines))
     assert starts.read_starts(tmp_path) == [starts.Start(5.0, host="a")]
+
+
+def test_of_more_starts_than_are_read_the_newest_are_told(tmp_path: Path) -> None:
+    line = json.dumps({"time": 1.0, "command": "x" * 1000})
+    (tmp_path / STARTS).write_text(f"{line}\n" * 2000 + json.dumps({"time": 2.0, "command": "the last"}) + "\n")
+    told = starts.read_starts(tmp_path)
+    assert 1 < len(told) < 2001 and told[-1].command == "the last"
 
 
 def test_a_user_without_a_name_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
