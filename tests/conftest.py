@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cardialign.cluster.environment.put_off import put_off
+from cardialign.pretrain.choices import ENCODERS, METHODS
 from tests.support.soak import more_examples
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes, and ranks beside them, share the cores
@@ -63,3 +65,11 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("CARDIALIGN_REAL_DATA names no folder with real recordings")
     return Path(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tables_stay() -> Iterator[None]:
+    """The names of one module's inventions are none in the next, whichever that is in this process."""
+    before = [dict(table.own) for table in (ENCODERS, METHODS)]
+    yield
+    assert [table.own for table in (ENCODERS, METHODS)] == before, "a test left a name in a table of ours"

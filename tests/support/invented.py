@@ -31,9 +31,12 @@ WIDTH, SEGMENTS, QUEUE, CODES = 8, 5, 20, 4
 
 
 def register() -> None:
-    """The invented methods become names that a recipe may use, in this process."""
-    METHODS.own["everything"] = "tests.support.invented:Everything"
-    METHODS.own["rows"] = "tests.support.invented:RowsOnly"
+    """The invented methods become names that a recipe may use, in this process: a worker's.
+
+    A test that calls this in its own process does so in `monkeypatch.context()` with `METHODS.own` set.
+    """
+    where = "tests.support.invented:"
+    METHODS.own = {**METHODS.own, "everything": f"{where}Everything", "rows": f"{where}RowsOnly"}
 
 
 def gathered(rows: Tensor) -> Tensor:
