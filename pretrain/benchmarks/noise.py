@@ -29,37 +29,42 @@ def noise_batch(config: RunConfig, spec: SignalSpec, records: int) -> Batch:
     )
 
 
-STATEMENTS = 256
+STATEMENTS, STATEMENTS_OF_ONE = 256, 5
+"""Statements of the bank, and of each report."""
 
 
 class NoiseBank:
-    """As many reports as records, no two of them equal: random embeddings, tokens and statements (a `ReportBank`)."""
+    """As many reports as records, no two of them equal: random embeddings, tokens and statements (a `ReportBank`).
+
+    A report is the same whenever it is asked for: a method may measure the bank before it reads a batch of it.
+    """
 
     def __init__(self, config: RunConfig, records: int) -> None:
         self.text = TextEncoder(config.text)
         self.generator = np.random.default_rng(config.seed)
         rows = self.generator.standard_normal((records, self.text.dim)).astype(np.float32)
         self.embeddings = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        words = int(self.text.model_config["vocab_size"])
+        self.words = self.generator.integers(words, size=(records, self.text.max_tokens), dtype=np.int32)
+        self.statements = self.generator.integers(STATEMENTS, size=(records, STATEMENTS_OF_ONE))
+        rows = self.generator.standard_normal((STATEMENTS, self.text.dim)).astype(np.float32)
+        self.vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     def embedding(self, report_ids: np.ndarray) -> np.ndarray:
         return self.embeddings[report_ids]
 
     def tokens(self, report_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        shape = (len(report_ids), self.text.max_tokens)
-        ids = self.generator.integers(int(self.text.model_config["vocab_size"]), size=shape, dtype=np.int32)
-        return ids, np.full(len(report_ids), self.text.max_tokens, dtype=np.int32)
+        return self.words[report_ids], np.full(len(report_ids), self.text.max_tokens, dtype=np.int32)
 
     def similarity_features(self, report_ids: np.ndarray, dim: int | None = None) -> np.ndarray:
         rows = self.embeddings[report_ids, :dim]
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     def statement_sets(self, report_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Five statements a report, of 256."""
-        return np.arange(len(report_ids) + 1) * 5, self.generator.integers(STATEMENTS, size=5 * len(report_ids))
+        return np.arange(len(report_ids) + 1) * STATEMENTS_OF_ONE, self.statements[report_ids].reshape(-1)
 
     def statement_vectors(self) -> np.ndarray:
-        rows = self.generator.standard_normal((STATEMENTS, self.text.dim)).astype(np.float32)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return self.vectors
 
     def distant(self, k: int) -> np.ndarray:
         """The k reports behind each, in a circle."""
