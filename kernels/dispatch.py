@@ -28,10 +28,13 @@ Backend = Literal["auto", "torch", "triton"]
 """Who computes an operation that has Triton kernels: PyTorch or they, by name or as this module says."""
 
 
-MEASURED: dict[tuple[int, int], dict[Operation, int]] = {(9, 0): {"contrastive": 1 << 22, "patch-embed": 1 << 20}}
+MEASURED: dict[tuple[int, int], dict[Operation, int]] = {
+    (9, 0): {"contrastive": 1 << 22, "patch-embed": 1 << 20, "rotary": 1 << 24}
+}
 """Compute capability -> operation -> scale (as `triton_by_default` has it) from which the kernels were faster.
 
-Losses: 2,048 x 2,048 while other work ran beside, 8,192 x 8,192 alone. Patches: from one record of width 256 on.
+Losses: 2,048 x 2,048 while other work ran beside, 8,192 x 8,192 alone. Patches: from one record of width 256 on. Rotary
+turn: 256 x 50 tokens of 8 heads of 64; below, the host's launches take longer than either.
 """
 
 

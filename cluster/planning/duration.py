@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cardialign.pretrain.benchmarks.machines import Machine
 
 MFU = {"cuda": 0.05, "cpu": 0.25}
-"""Share of the peak that is assumed. One H100 did 0.081 in a step of `cardialign-base` and 0.047 in one of
+"""Share of the peak that is assumed. One H100 did 0.100 in a step of `cardialign-base` and 0.052 in one of
 `cardialign-small` (`kernels/benchmarks/FIGURES_H100.md`); large language models reach 0.3 to 0.5 (Chowdhery et al.
 2022, PaLM, table 3). One core of a CPU seldom keeps its vector units busy half of the time."""
 WIRE = 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,10 +63,12 @@ def _parse(
         lines: list[str] = []
         theirs = 0
         for one in error.errors():
-            by = _override_of(tuple(map(str, one["loc"])), overrides)
-            theirs += by is not None
-            said = "" if by is None else f" (said by --set {short(by)})"
-            lines += [line + said for line in sentences_of(one, RunConfig, chosen)]
+            sentences = sentences_of(one, RunConfig, chosen)
+            told = None if one["type"] == "extra_forbidden" else " ".join(sentences)
+            by = _overrides_of(tuple(map(str, one["loc"])), told, overrides)
+            theirs += bool(by)
+            said = f" (said by {', '.join(f'--set {short(each)}' for each in by)})" if by else ""
+            lines += [line + said for line in sentences]
         if theirs == len(error.errors()):
             origin = f"what is set beside {origin}"
         wrong = {one["loc"][0] for one in error.errors() if one["loc"]}
@@ -77,14 +80,27 @@ def _parse(
         ) from None
 
 
-def _override_of(location: tuple[str, ...], overrides: Sequence[str]) -> str | None:
-    """The last assignment that wrote this key, or what it is in or holds; None where none did."""
+def _overrides_of(location: tuple[str, ...], told: str | None, overrides: Sequence[str]) -> list[str]:
+    """The last assignment that wrote this key, or what it is in; none where no one did.
+
+    A mistake of a whole section is that of the assignments to keys in it which it names; one that nobody knows (told is
+    None) that of all of them.
+    """
+    inside: dict[tuple[str, ...], str] = {}
     for assignment in reversed(overrides if location else ()):
         first, *others = assignment.partition("=")[0].strip().split(".")
         key = (RENAMED.get(first, first), *others)
-        if all(a == b for a, b in zip(key, location, strict=False)):
-            return assignment
-    return None
+        if key == location[: len(key)]:
+            return _named(inside, len(location), told) or [assignment]
+        if key[: len(location)] == location:
+            inside.setdefault(key, assignment)
+    return _named(inside, len(location), told)
+
+
+def _named(inside: dict[tuple[str, ...], str], depth: int, told: str | None) -> list[str]:
+    """The assignments, first to last, to a key whose words behind the first `depth` are told."""
+    words = None if told is None else set(re.findall(r"\w+", told))
+    return [each for key, each in reversed(inside.items()) if words is None or words.intersection(key[depth:])]
 
 
 def _class(table: Table, values: dict[str, Any]) -> type[Strict]:

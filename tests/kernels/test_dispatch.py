@@ -52,7 +52,13 @@ def test_without_a_switch_kernels_run_where_they_were_measured(
         monkeypatch.setenv(OPT_IN, setting)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert triton_by_default("contrastive", logits, CUDA) is allowed
+    assert triton_by_default("rotary", logits, CUDA) is allowed
     assert not triton_by_default() and not triton_by_default("contrastive", 1 << 30, torch.device("cpu"))
+
+
+def test_the_rotary_kernel_serves_a_micro_batch_of_the_main_recipe() -> None:
+    """128 records, four lead groups, patches of 200 ms (the fewest tokens: 50), width 384: queries, keys, values."""
+    assert dispatch.MEASURED[9, 0]["rotary"] <= 128 * 4 * 50 * 3 * 384
 
 
 def test_a_table_allows_the_sizes_at_which_the_kernel_won(table: Path) -> None:

@@ -86,6 +86,29 @@ def test_a_mistake_of_a_set_is_told_as_its_own_and_not_as_the_files(tmp_path: Pa
     assert head == f"{recipe} has 2 mistakes:" and sorted("said by --set" in each for each in both) == [False, True]
 
 
+def test_a_mistake_of_a_whole_section_is_told_of_the_keys_that_it_names() -> None:
+    """cardialign-tiny has epochs: steps make it wrong, and the batch, set last, does not."""
+    with pytest.raises(UsageError) as caught:
+        load_config("cardialign-tiny", ["training.steps=7", "training.global_batch=8"])
+    head, line = caught.value.problem.splitlines()
+    assert line.endswith("(said by --set 'training.steps=7')") and head.startswith("what is set beside")
+    with pytest.raises(UsageError) as caught:
+        load_config("cardialign-tiny", ["training.steps=7", "training.epochs=2", "training.steps=8"])
+    assert caught.value.problem.endswith("(said by --set 'training.epochs=2', --set 'training.steps=8')")
+
+
+def test_an_innocent_set_is_not_blamed_for_what_the_file_says(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("training: {global_batch: 8, epochs: 1, steps: 5}\n")
+    with pytest.raises(UsageError) as caught:
+        load_config(recipe, ["training.log_every=3"])
+    assert caught.value.problem.startswith(f"{recipe} has 1 mistake") and "said by" not in caught.value.problem
+
+
+def test_the_small_recipes_suit_a_processor_without_bf16() -> None:
+    assert {load_config(name).training.precision for name in recipe_names() if name.endswith("-tiny")} == {"fp32"}
+
+
 def test_several_mistakes_of_one_section_are_all_named() -> None:
     groups = {"limb": ["I", "II"], "odd": ["I", "V9"], "none": []}
     lines = complaint({"encoder": {"width": 65, "lead_groups": groups}, "method": {"low": 0.9, "temperature": 3}})
