@@ -149,6 +149,14 @@ def picture_to_write(text: str) -> Path:
     return path
 
 
+def drawing_to_write(text: str) -> Path:
+    """A `file_to_write` whose ending says what it will be: PNG, SVG or PDF; without an ending a PNG."""
+    path = file_to_write(text)
+    if path.suffix.lower() not in ("", ".png", ".svg", ".pdf"):
+        raise ArgumentTypeError(f"{_short(path.name)} does not end in .png, .svg or .pdf; name it so")
+    return path
+
+
 def _short(text: str) -> str:
     return repr(text) if len(text) <= 60 else f"{text[:60]!r}..."
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
@@ -21,6 +23,7 @@ from matplotlib.patches import Rectangle
 from cardialign.data_shards.errors import UsageError, disk_error
 from cardialign.data_shards.given_numbers import positive_number
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
+from cardialign.data_shards.signal.measurements import measure, words
 
 MM_PER_SECOND = 25.0
 MM_PER_MILLIVOLT = 10.0
@@ -32,6 +35,8 @@ COLUMN_SECONDS = SECONDS / 4
 _LEFT, _RIGHT, _FOOT = 15.0, 5.0, 7.0  # mm; the calibration pulse stands in the left margin
 _HEAD_LINE = 4.6
 _FINEST = 1200
+FORMATS = (".png", ".svg", ".pdf")
+"""Endings of pictures that `draw_ecg` writes."""
 _WIDTH = _LEFT + SECONDS * MM_PER_SECOND + _RIGHT
 _ROW_REACH = (10.0, 45.0)  # mm above and below a row's base line: at least, at most
 _NAME = 4.5  # mm over a row's peaks for the lead names
@@ -67,18 +72,19 @@ def draw_ecg(
     marked: np.ndarray | None = None,
     weights: Mapping[str, LeadWeight] | None = None,
 ) -> Path | Figure:
-    """Draw the first 10 s of `record`; write a PNG to `path` and return the path, or return the Figure when `path` is
-    None.
+    """Draw the first 10 s of `record`; write it to `path` as its ending says (`FORMATS`; none: PNG) and return the
+    path, or return the Figure when `path` is None.
 
-    Each lead is drawn about its own median. Masked leads are grey and say why; the head holds patient, report
-    statements, labels and quality flags. dpi: up to 1200, which is finer than printers are. marked bool (12, T): what
-    stands on a coloured ground. weights: of leads by name; the ground of each of the twelve is the darker the more its
-    group weighs, and its name says how much.
+    Each lead is drawn about its own median. Masked leads are grey and say why; the head holds patient, rate, intervals
+    and axes as `measurements` finds them, report statements, labels and quality flags. dpi: up to 1200, which is finer
+    than printers are. marked bool (12, T): what stands on a coloured ground. weights: of leads by name; the ground of
+    each of the twelve is the darker the more its group weighs, and its name says how much.
 
-    Raises UsageError for another dpi, DataError when `path` cannot be written.
+    Raises UsageError for another dpi and another ending, DataError when `path` cannot be written.
     """
     if positive_number("dpi", dpi) > _FINEST:
         raise UsageError(f"dpi is {dpi:g}", f"give a number up to {_FINEST}")
+    ending = _ending(path)
     duration = record.valid_samples / record.sampling_rate
     # a record shorter than 10 s shows its last piece again rather than empty columns
     starts = [min(k * COLUMN_SECONDS, max(duration - COLUMN_SECONDS, 0.0)) for k in range(4)]
@@ -89,7 +95,8 @@ def draw_ecg(
     rows.append([_Strip(RHYTHM_LEAD, 0.0, 0.0, SECONDS)])
     millivolts = _centred(record)
     reaches = [_reach(record, millivolts, row) for row in rows]
-    height = sum(up + down for up, down in reaches)
+    apart = max(down + up for (_, down), (up, _) in pairwise(reaches))  # rows at one distance, as on paper
+    height = reaches[0][0] + apart * (len(rows) - 1) + reaches[-1][1]
     head = _head_blocks(record)
     head_height = 4.0 + _HEAD_LINE * max(len(block) for block in head)
     total = head_height + height + _FOOT
@@ -98,9 +105,8 @@ def draw_ecg(
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, _FOOT / total, 1.0, height / total))
     _draw_paper(axes, height)
-    base = height
+    base = height - reaches[0][0]
     for row, (up, down) in zip(rows, reaches, strict=True):
-        base -= up
         _draw_calibration(axes, base)
         for strip in row:
             _draw_ground(axes, record, strip, (base - down, base + up), marked, weights)
@@ -108,16 +114,28 @@ def draw_ecg(
             _write_lead_name(axes, record, strip, base + up - 2.4, _weight_of(strip, weights))
         for strip in row[1:]:
             axes.plot([_LEFT + strip.left] * 2, [base - 2, base + 2], color=_INK, linewidth=0.8)
-        base -= down
+        base -= apart
     _write_head(figure, head, total)
     _write_foot(figure, record, total, bool(weights))
-    if path is None:
-        return figure
+    return figure if path is None else _written(figure, Path(path), ending, record.key)
+
+
+def _written(figure: Figure, path: Path, ending: str, salt: str) -> Path:
+    """Equal pictures are equal files: without the time of writing, and with names inside that follow from the salt."""
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(ending)
     try:
-        figure.savefig(path, dpi=dpi, format="png")
+        with rc_context({"svg.hashsalt": salt}):
+            figure.savefig(path, dpi=figure.dpi, format=ending[1:], metadata=undated)
     except OSError as error:
-        raise disk_error(error, Path(path)) from error
-    return Path(path)
+        raise disk_error(error, path) from error
+    return path
+
+
+def _ending(path: str | Path | None) -> str:
+    ending = Path(path or "").suffix.lower() or FORMATS[0]
+    if ending not in FORMATS:
+        raise UsageError(f"{Path(path or '').name} ends in {ending}", f"name it {', '.join(FORMATS[:-1])} or .pdf")
+    return ending
 
 
 def _centred(record: EcgRecord) -> np.ndarray:
@@ -245,9 +263,9 @@ def _write_lead_name(axes: Axes, record: EcgRecord, strip: _Strip, y: float, wei
 
 
 def _why_masked(record: EcgRecord, lead: str) -> str:
-    for flag, words in (("missing-lead", "not recorded"), ("non-finite", "no values"), ("flat", "flat")):
+    for flag, told in (("missing-lead", "not recorded"), ("non-finite", "no values"), ("flat", "flat")):
         if lead in record.quality.get(flag, ()):
-            return words
+            return told
     return "masked"
 
 
@@ -259,6 +277,8 @@ def _head_blocks(record: EcgRecord) -> list[list[tuple[str, bool]]]:
     ]
     if record.patient:
         recording.append((f"patient {record.patient}, fold {record.fold}", False))
+    measured = [(line, False) for each in words(measure(record)) for line in _wrapped(each, 0)]
+    recording += [("Measured by software", True), *measured] if measured else []
     report = [
         ("Report", True),
         *((line, False) for statement in record.statements or ("none",) for line in _wrapped(statement, 1)),
@@ -306,12 +326,12 @@ def _write_head(figure: Figure, blocks: list[list[tuple[str, bool]]], total: flo
 
 def _write_foot(figure: Figure, record: EcgRecord, total: float, weighed: bool) -> None:
     rate = record.extra.get("original_sampling_rate", record.sampling_rate)
-    words = [f"{MM_PER_SECOND:g} mm/s", f"{MM_PER_MILLIVOLT:g} mm/mV", f"{record.sampling_rate:g} Hz"]
+    told = [f"{MM_PER_SECOND:g} mm/s", f"{MM_PER_MILLIVOLT:g} mm/mV", f"{record.sampling_rate:g} Hz"]
     if rate != record.sampling_rate:
-        words.append(f"recorded at {rate:g} Hz")
-    words.append(f"{record.valid_samples / record.sampling_rate:.4g} s of signal")
+        told.append(f"recorded at {rate:g} Hz")
+    told += [f"{record.valid_samples / record.sampling_rate:.4g} s of signal", "no filter added", "not for diagnosis"]
     if weighed:
-        words.append("ground: weight of the lead group in the embedding; where an encoder looked, not why")
+        told.append("ground: weight of the lead group in the embedding; where an encoder looked, not why")
     figure.text(
-        _LEFT / _WIDTH, _FOOT / 2 / total, "      ".join(words), fontsize=8, color=_INK, va="center", parse_math=False
+        _LEFT / _WIDTH, _FOOT / 2 / total, "     ".join(told), fontsize=8, color=_INK, va="center", parse_math=False
     )

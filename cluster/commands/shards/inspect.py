@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, picture_to_write, place, whole_number
+from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, drawing_to_write, place, whole_number
 from cardialign.data_shards.errors import UsageError
 
 
@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--key", help="record to draw")
     which.add_argument("--row", type=whole_number(0), help="record to draw, by row of the index")
-    parser.add_argument("--out", type=picture_to_write, help="picture to write (.png); needs --key or --row")
+    parser.add_argument(
+        "--out", type=drawing_to_write, help="picture to write (.png, .svg or .pdf); needs --key or --row"
+    )
     parser.add_argument(
         "--views",
         metavar="RECIPE",
@@ -48,6 +50,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             raise UsageError(f"--{option} draws {draws} a picture, and none is asked for", "add --out FILE.png")
     if args.encoder is not None and args.views is not None:
         raise UsageError("--encoder and --views are two pictures", "ask for one of them, then for the other")
+    if args.views is not None and args.out.suffix.lower() not in ("", ".png"):
+        raise UsageError(f"{args.out.name}: --views draws several papers, as a PNG", "name it .png")
     shard_set = ShardSet.open(args.shards)
     if args.key is None and args.row is None:
         if args.out is not None:
@@ -66,6 +70,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "sex": record.sex,
         "fold": record.fold,
         "quality": {flag: list(leads) for flag, leads in record.quality.items()},
+        "measured": _measured(record),
         "picture": None,
     }
     if args.out is not None and args.views is not None:
@@ -79,6 +84,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if weights is not None:
             facts["lead_group_weights"] = {each.group: round(each.weight, 6) for each in weights.values()}
     return facts
+
+
+def _measured(record: Any) -> dict[str, int]:
+    """Rate per minute, intervals in ms and axes in degrees, by software; without what the record does not show."""
+    from cardialign.data_shards.signal.measurements import measure
+
+    return {name: round(value) for name, value in measure(record)._asdict().items() if value == value}
 
 
 def _weights(args: argparse.Namespace, record: Any, shard_set: Any) -> Any:

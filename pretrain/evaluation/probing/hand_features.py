@@ -12,6 +12,7 @@ from scipy.signal import butter, sosfiltfilt
 
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.signal.delineate import Delineation, UsualBeat, delineate
+from cardialign.data_shards.signal.measurements import frontal
 
 RHYTHM = (
     "beats per minute", "RR median", "RR spread", "RR change", "shortest RR", "longest RR", "early beats",
@@ -130,7 +131,7 @@ def _axes(rows: np.ndarray) -> np.ndarray:
     """Frontal axes from I and aVF, as sine and cosine; the angle between those of QRS and T as its cosine."""
     out = []
     for what in ("P", "QRS area", "T"):
-        x, y = _of(rows, what, "I"), _of(rows, what, "aVF") * 2 / np.sqrt(3)
+        x, y = frontal(_of(rows, what, "I"), _of(rows, what, "aVF"))
         size = np.hypot(x, y)
         out += [y / size, x / size] if size > 1e-6 else [np.nan, np.nan]
     return np.array([*out, out[2] * out[4] + out[3] * out[5]])

@@ -47,6 +47,12 @@ def test_cohort_then_shards_then_verify_then_picture(cardialign: Call, tmp_path:
     assert inspected["label_sets"] == ["finding"] and inspected["fingerprint"] == built.json["fingerprint"]
     drawn = cardialign("shards", "inspect", tmp_path / "shards", "--row", 0, "--out", tmp_path / "ecg.png").json
     assert Path(drawn["picture"]).read_bytes().startswith(b"\x89PNG")
+    vectors = cardialign("shards", "inspect", tmp_path / "shards", "--row", 0, "--out", tmp_path / "ecg.svg").json
+    assert "<svg" in Path(vectors["picture"]).read_text() and vectors["measured"] == drawn["measured"]
+    assert 30 < drawn["measured"]["rate"] < 220 and 50 < drawn["measured"]["qrs"] < 220
+    views = ("--views", "simclr-tiny", "--out", tmp_path / "views.svg")
+    refused = cardialign("shards", "inspect", tmp_path / "shards", "--row", 0, *views)
+    assert refused.code == 2 and "views.svg" in refused.json["problem"] and not (tmp_path / "views.svg").exists()
 
 
 def test_plain_arrays_with_a_table_by_command_and_a_wrong_unit_is_shown(cardialign: Call, tmp_path: Path) -> None:

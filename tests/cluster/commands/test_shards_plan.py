@@ -93,11 +93,17 @@ def test_all_that_decides_what_is_read_can_be_said_as_to_a_build() -> None:
     assert of_build - options() == {"codec", "records-per-shard", "workers", "address", "overwrite"}
 
 
-@pytest.mark.parametrize("command", [("plan", "wfdb", "--root", "."), ("inspect", "SHARDS", "--row", "0")])
-def test_a_picture_that_would_be_no_png_by_its_name_is_refused_before_anything_is_read(
-    cardialign: Callable[..., Any], tmp_path: Path, command: tuple[str, ...]
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        (("plan", "wfdb", "--root", "."), ("ecg.svg", "ecg.pdf", "ecg.html")),
+        (("inspect", "SHARDS", "--row", "0"), ("ecg.jpg", "ecg.html")),
+    ],
+)
+def test_a_picture_that_would_be_something_else_by_its_name_is_refused_before_anything_is_read(
+    cardialign: Callable[..., Any], tmp_path: Path, command: tuple[str, ...], names: tuple[str, ...]
 ) -> None:
-    for name in ("ecg.svg", "ecg.pdf", "ecg.html"):
+    for name in names:
         answer = cardialign("shards", *command, "--out", tmp_path / name)
         assert answer.code == 2 and name in answer.json["problem"] and ".png" in answer.json["problem"]
     assert list(tmp_path.iterdir()) == []

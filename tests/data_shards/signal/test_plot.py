@@ -46,6 +46,36 @@ def test_millimetres_on_paper_are_25_per_second_and_10_per_millivolt():
     assert np.ptp(strip[:, 1]) == pytest.approx(10 * np.ptp(ecg_counts(5000)[1]) / 200, rel=1e-5)
 
 
+@pytest.mark.parametrize("ending", ["svg", "SVG", "pdf", "png"])
+def test_a_picture_is_what_its_ending_says_and_equal_pictures_are_equal_files(tmp_path: Path, ending: str) -> None:
+    first, again = (draw_ecg(record_of(), tmp_path / f"{name}.{ending}").read_bytes() for name in "ab")
+    start = {"svg": b"<?xml", "pdf": b"%PDF-", "png": b"\x89PNG"}[ending.lower()]
+    assert first == again and first.startswith(start) and (b"<svg" in first) is (start == b"<?xml")
+
+
+def test_another_ending_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a\.jpg ends in \.jpg"):
+        draw_ecg(record_of(), tmp_path / "a.jpg")
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_stand_at_one_distance_whatever_their_waves() -> None:
+    """The lower ends of the four calibration pulses; a tall V2 would move its row alone."""
+    tall = record_of()
+    tall.counts[7, 100:130] = 600
+    bases = [line.get_ydata()[0] for line in draw_ecg(tall).axes[0].lines if len(line.get_xdata()) == 6]
+    assert len(bases) == 4 and len(set(np.diff(bases).round(6))) == 1
+    assert {base % 5 for base in bases} == {0}, "on the grid"
+
+
+def test_what_was_measured_is_named_as_such() -> None:
+    shown = texts(draw_ecg(record_of()))
+    assert any(text.startswith("rate ") for text in shown) and "Measured by software" in shown
+    assert any("not for diagnosis" in text for text in shown)
+    silent = EcgRecord("r", np.zeros((12, 5000), dtype=np.int16), np.full(12, 200.0, dtype=np.float32), 500.0)
+    assert "Measured by software" not in texts(draw_ecg(silent))
+
+
 def test_all_twelve_leads_and_the_rhythm_strip_are_named_and_drawn():
     figure = draw_ecg(record_of())
     assert sorted(name for name in texts(figure) if name in STANDARD_LEADS) == sorted([*STANDARD_LEADS, "II"])
