@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ class UserError(ValueError):
         self.problem = problem
         self.remedy = remedy
         super().__init__(f"{problem}\n  remedy: {remedy}" if remedy else problem)
+
+    def reword(self, change: Callable[[str], str]) -> None:
+        """Say it in the words of who asked, which a caller knows and the place that raised it does not."""
+        UserError.__init__(self, change(self.problem), change(self.remedy))
 
     def __reduce__(self) -> tuple[Any, ...]:  # exceptions cross process borders; keep both parts
         return type(self), (self.problem, self.remedy)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.options import add_folds, amount, key_values, place
-from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.secret import Secret
 
 if TYPE_CHECKING:
@@ -30,11 +32,41 @@ SALT = "CARDIALIGN_SALT"
 log = logging.getLogger(__name__)
 
 
+class _ReaderOption(argparse.Action):
+    """A flag that some readers take: reader -> its help."""
+
+    def __init__(self, option_strings: list[str], dest: str, told: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(option_strings, dest, **kwargs)
+        self.told = told
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, value: Any, option_string: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, value)
+
+
+class _Chosen(argparse.Action):
+    """The kind of data set: a `--help` behind it is that of its reader alone."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        value: Any,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, value)
+        flags = [action for action in parser._actions if isinstance(action, _ReaderOption)]
+        if any(value in flag.told for flag in flags):
+            for flag in flags:
+                flag.help = flag.told.get(value, argparse.SUPPRESS)
+
+
 def add_source(parser: argparse.ArgumentParser) -> None:
     """The data set, and what each of its records becomes; `add_reader_options` last."""
     from cardialign.data_shards.sources import SOURCES
 
-    parser.add_argument("source", help=f"what kind of data set: {', '.join(SOURCES)}")
+    parser.add_argument("source", action=_Chosen, help=f"what kind of data set: {', '.join(SOURCES)}")
     parser.add_argument("--root", type=place, required=True, help="folder of the data set")
     parser.add_argument(
         "--sampling-rate",
@@ -49,8 +81,8 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     add_folds(parser, "keep only these folds")
 
 
-def _reader_options() -> dict[str, tuple[str, list[str]]]:
-    """Option -> help, and the readers that take it; the help names them unless all do."""
+def _reader_options() -> dict[str, tuple[str, dict[str, str]]]:
+    """Option -> help, and what each reader that takes it says of it; the help names them unless all do."""
     from cardialign.data_shards.sources import SOURCES
 
     merged: dict[str, dict[str, list[str]]] = {}
@@ -61,7 +93,7 @@ def _reader_options() -> dict[str, tuple[str, list[str]]]:
     said = {}
     for option, texts in merged.items():
         told = [text if len(names) == len(readers) else f"{text} [{', '.join(names)}]" for text, names in texts.items()]
-        said[option] = "; ".join(told), [name for names in texts.values() for name in names]
+        said[option] = "; ".join(told), {name: text for text, names in texts.items() for name in names}
     return said
 
 
@@ -72,11 +104,18 @@ def add_reader_options(parser: argparse.ArgumentParser) -> None:
     """
     group = parser.add_argument_group("options of the reader")
     for option, (text, readers) in _reader_options().items():
-        flag = FLAG_OF.get(option, option).replace("_", "-")
+        flag = _flag(option)[2:]
         try:
             if flag in LATER or not option.isidentifier():
                 raise ValueError(f"--{flag} is taken, or no word for a flag")
-            group.add_argument(f"--{flag}", dest=f"reader_{option}", metavar="VALUE", help=text.replace("%", "%%"))
+            group.add_argument(
+                f"--{flag}",
+                dest=f"reader_{option}",
+                metavar="VALUE",
+                help=_plain(text),
+                action=_ReaderOption,
+                told={name: _plain(each) for name, each in readers.items()},
+            )
         except (argparse.ArgumentError, ValueError) as error:
             log.warning(
                 "source=%s option=%s action=no flag of its own, write --option %s=VALUE reason=%s",
@@ -108,6 +147,32 @@ def add_reader_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="the same, by the reader's own word"
     )
+
+
+def _plain(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _flag(option: str) -> str:
+    return f"--{FLAG_OF.get(option, option).replace('_', '-')}"
+
+
+@contextmanager
+def in_words_of_flags(source: str) -> Iterator[None]:
+    """What a reader says of its option `key_column` is said of `--key-column`, which was typed.
+
+    Options of one word (`unit`) are words of every day and stay; so does what stands in quotes or in a path.
+    """
+    try:
+        yield
+    except UserError as error:
+        from cardialign.data_shards.sources import SOURCES
+
+        with suppress(Exception):  # a reader that cannot be asked has no words to translate
+            options = [str(each) for each in SOURCES.find(source).options() if "_" in str(each)]
+            words = re.compile(rf"(?<![\w'\"/.-])({'|'.join(map(re.escape, options))})(?![\w'\"/.=-])")
+            error.reword(lambda text: words.sub(lambda found: _flag(found[1]), text) if options else text)
+        raise
 
 
 def _salt(source: str, given: Mapping[str, Any], file: Path | None) -> Secret | None:
@@ -149,9 +214,9 @@ def _check_flags(source: str, given: Iterable[str]) -> None:
         known = dict(reader.options())
     for option in given:
         if option not in known:
-            flags = ", ".join(f"--{FLAG_OF.get(each, each).replace('_', '-')}" for each in known)
+            flags = ", ".join(map(_flag, known))
             raise UsageError(
-                f"source {source!r} has no option --{FLAG_OF.get(option, option).replace('_', '-')}",
+                f"source {source!r} has no option {_flag(option)}",
                 f"its options are {flags}"
                 + ("; the rate of the shards is --sampling-rate" if option == "sampling_rate" else ""),
             )

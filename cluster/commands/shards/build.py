@@ -10,7 +10,7 @@ from typing import Any
 
 from cardialign.cluster.cli.options import add_workers, place_to_write, whole_number
 from cardialign.cluster.cli.progress import Progress, two_stages
-from cardialign.cluster.cli.source_options import add_reader_options, add_source, asked_source
+from cardialign.cluster.cli.source_options import add_reader_options, add_source, asked_source, in_words_of_flags
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    with in_words_of_flags(args.source):
+        return _built(args)
+
+
+def _built(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.build.build import SetPlan, build_shards
     from cardialign.data_shards.record import SignalSpec
 

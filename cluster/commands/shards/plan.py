@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cardialign.cluster.cli.lines import aligned
 from cardialign.cluster.cli.options import picture_to_write, whole_number
 from cardialign.cluster.cli.progress import Progress, two_stages
-from cardialign.cluster.cli.source_options import add_reader_options, add_source, asked_source
+from cardialign.cluster.cli.source_options import add_reader_options, add_source, asked_source, in_words_of_flags
 from cardialign.cluster.commands.shards.stats import figures_of_records
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.shown import shown
@@ -45,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    with in_words_of_flags(args.source):
+        return _planned(args)
+
+
+def _planned(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.build.build import SetPlan, build_shards
     from cardialign.data_shards.checks.statistics import set_statistics
     from cardialign.data_shards.record import SignalSpec
