@@ -198,8 +198,8 @@ class Marks:
             self._mixed[cell[:60]] += 1
         if self._fit[what]:
             return
-        # a report without a separator is one statement, in which only a bar is no punctuation
-        for mark in _OTHER_MARKS[what] if separator else ("|",):
+        # a report without a separator is one statement, in which only a bar and a line's end are no punctuation
+        for mark in _OTHER_MARKS[what] if separator else ("|", "\n"):
             if mark in cell:
                 self._seen[what, mark] += 1
                 self._example.setdefault((what, mark), cell[:60])
