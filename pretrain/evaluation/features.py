@@ -2,7 +2,7 @@
 
 FOLDER.features/KEY/     beside the shard set FOLDER; where nothing can be written there, in CARDIALIGN_CACHE/features
     rows.npy             int64 (n,): the rows of the set
-    embedding.npy        float32 (n, e): unit vectors; (n, W, e) of W pieces, NaN of one without signal
+    embedding.npy        float32 (n, e): unit vectors; (n, W, e) of W pieces, NaN of one that is no whole piece
     features.npy         float32 (n, F) or (n, W, F): pooled but not projected, where they were asked for
     digests.json         what decided these numbers (KEY is its digest), and the sha256 of the files above
 
@@ -53,7 +53,7 @@ Made = TypeVar("Made")
 class EmbeddedSet:
     """rows int64 (n,) of a shard set, embedding float32 (n, e) unit rows, features float32 (n, F) when asked for.
 
-    Both have W pieces in the middle where records were cut, (n, W, e), NaN for a piece without signal.
+    Both have W pieces in the middle where records were cut, (n, W, e), NaN for one that is none (`windows.is_used`).
     """
 
     rows: np.ndarray
@@ -176,9 +176,9 @@ def _read_batch(
     places = starts(_samples_shown(shard_set, options), length)
     found = []
     for start in places:
-        inside = (valid - start).clip(1, length)  # a piece without signal is struck out below
+        inside = (valid - start).clip(1, length)  # what is no whole piece is struck out below
         found.append(read(np.ascontiguousarray(signal[..., start : start + length]), inside))
-    unused = ~np.stack([is_used(valid, start) for start in places], axis=1)
+    unused = ~np.stack([is_used(valid, start, length) for start in places], axis=1)
     embedding = np.stack([each for each, _ in found], axis=1)
     pooled = [features for _, features in found if features is not None]
     embedding[unused] = np.nan
@@ -203,7 +203,7 @@ def embedding_facts(
         "torch": torch.__version__,
     }
     if options.window is not None:
-        facts["window"] = options.window
+        facts |= {"window": options.window, "pieces": "whole"}
     if options.normalisation != "none":
         facts["normalisation"] = options.normalisation
     return facts

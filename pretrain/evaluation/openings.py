@@ -56,17 +56,19 @@ def open_test(part: ScoredPart, run: str, what: str, encoder: str | None = None)
 
 
 def _append(folder: Path, line: str) -> bool:
-    """A line of its own at once: two evaluations may write at the same time."""
+    """A line of its own at once: two evaluations may write at the same time. False where it is not there whole."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(descriptor, line.encode())
+            size = os.fstat(descriptor).st_size
+            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"  # a full disk cut the line before off
+            whole = ("\n" if torn else "").encode() + line.encode()
+            return os.write(descriptor, whole) == len(whole)
         finally:
             os.close(descriptor)
     except OSError:
         return False
-    return True
 
 
 def _read(folder: Path, key: str, run: str) -> list[dict[str, Any]]:

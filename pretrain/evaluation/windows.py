@@ -43,13 +43,18 @@ def starts(samples: int, length: int) -> list[int]:
     return list(range(0, max(samples - length, 0) + 1, length))
 
 
-def is_used(valid: np.ndarray, start: int) -> np.ndarray:
-    """bool (n,): whether the piece that starts there holds signal; of a record without any, the first one counts."""
-    return (valid > start) | (start == 0)
+def is_used(valid: np.ndarray, start: int, length: int) -> np.ndarray:
+    """bool (n,): whether the piece that starts there lies wholly in the first `valid` samples, those that were
+    recorded; of a record that is shorter than a piece, the first one counts.
+
+    The rest behind the last whole piece is left out, as the benchmark's own code does it: a tenth of a second and
+    padding would count as much as a whole piece.
+    """
+    return (valid >= start + length) | (start == 0)
 
 
 def mean_over_windows(values: np.ndarray) -> np.ndarray:
-    """(n, W, ...) with NaN for pieces without signal -> their mean (n, ...)."""
+    """(n, W, ...) with NaN for pieces that are not used -> the mean of the others (n, ...)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         found: np.ndarray = np.nanmean(values, axis=1, dtype=values.dtype)

@@ -21,20 +21,25 @@ _MOST_LABELS = 10_000
 _NO = {"0", "0.0", "false", "no", "n"}
 _YES = {"1", "1.0", "true", "yes", "y"}
 _SWITCHES = _NO | _YES
+_EMPTY_LISTS = ("[]", "[ ]", "()", "set()")
+_TUPLE = re.compile(r"\(\s*(['\"]).*\1\s*,?\s*\)", re.DOTALL)
+_QUOTED = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(\s+(?=['"]))?""", re.DOTALL)
+"""A quoted word, and the blank before the next one where nothing else stands between them."""
 _SEVERAL_WORDS = re.compile(r"(?:\s*[/+&,;:]\s*|\s+(?:and\s+|with\s+)?)")
 """What may stand between two labels, if both are labels themselves."""
 
 
 def labels_of(cell: str, separator: str | None, where: str) -> tuple[str, ...] | None:
-    """The labels in a cell, each once: those between separators (None: bars), or in a list as Python and JSON write it
-    (`['AF', 'SR']`, `["AF"]`). `[]` says "none of them"; None, not labelled: a cell of marks alone (`-`).
+    """The labels in a cell, each once: those between separators (None: bars), or in a list as Python, NumPy and JSON
+    write it (`['AF', 'SR']`, `['AF' 'SR']`, `('AF', 'SR')`, `["AF"]`). `[]` says "none of them", whatever the
+    separator; None, not labelled: a cell of marks alone (`-`).
 
     Raises DataError that names `where` for what is written like such a list, or a mapping, and holds something else.
     """
-    if separator is None and cell[:1] + cell[-1:] in ("[]", "{}"):
+    if cell in _EMPTY_LISTS:
+        return ()
+    if separator is None and (cell[:1] + cell[-1:] in ("[]", "{}") or _TUPLE.fullmatch(cell)):
         words = _listed(cell, where)
-        if not words:
-            return ()
     else:
         words = cell.split(separator or "|")
     kept = (plain_label(word, where) for word in words)
@@ -65,7 +70,9 @@ def switched(cell: str) -> bool | None:
 
 def _listed(cell: str, where: str) -> list[str]:
     try:
-        value = ast.literal_eval(cell) if len(cell) <= _LONGEST_LIST else None
+        # NumPy writes no commas, and Python makes one word of `'AF' 'SR'`
+        apart = _QUOTED.sub(lambda word: word[1] + (", " if word[2] else ""), cell[: _LONGEST_LIST + 1])
+        value = ast.literal_eval(apart) if len(cell) <= _LONGEST_LIST else None
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         value = None
     if isinstance(value, list | set | tuple) and all(isinstance(each, str | int) for each in value):
@@ -86,17 +93,30 @@ _DENIED = re.compile(
 
 class LabelWords:
     """Labels that a column is made of, and whether it may mean something else: a switch, a finding that is denied, one
-    label in two cases, or several in one."""
+    label in two cases, several in one, or cells with nothing in them for "none of these"."""
 
     def __init__(self) -> None:
         self._cells: Counter[str] = Counter()
+        self._rows = self._silent = 0
 
-    def see(self, labels: tuple[str, ...]) -> None:
-        for label in labels:
+    def see(self, labels: tuple[str, ...] | None) -> None:
+        """The labels of one row; None where its cell says nothing."""
+        self._rows += 1
+        self._silent += labels is None
+        for label in labels or ():
             if label in self._cells or len(self._cells) < _MOST_LABELS:
                 self._cells[label] += 1
 
     def tell(self, source: str, column: str) -> None:
+        if self._silent:
+            log.warning(
+                "labels source=%s column=%r says nothing of %d of %d records: they are not labelled, and left out "
+                "of evaluations; where a record has none of these labels, write []",
+                source,
+                column,
+                self._silent,
+                self._rows,
+            )
         if self._cells and {label.casefold() for label in self._cells} <= _SWITCHES:
             log.warning(
                 "labels source=%s column=%r holds only %s: if it says whether a record has one finding, write the "
@@ -178,8 +198,8 @@ class Marks:
             self._mixed[cell[:60]] += 1
         if self._fit[what]:
             return
-        # a report without a separator is one statement, in which only a bar is no punctuation
-        for mark in _OTHER_MARKS[what] if separator else ("|",):
+        # a report without a separator is one statement, in which only a bar and a line's end are no punctuation
+        for mark in _OTHER_MARKS[what] if separator else ("|", "\n"):
             if mark in cell:
                 self._seen[what, mark] += 1
                 self._example.setdefault((what, mark), cell[:60])

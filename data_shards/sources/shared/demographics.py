@@ -57,6 +57,7 @@ _UNKNOWN = {
     "not specified",
 }
 _YEAR_FIRST = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[ T](\d{1,2}):(\d{2})(?::(\d{2}))?)?")
+_DASHED = re.compile(r"\d{4}-\d{2}-\d{2}")
 _NAMES = {"age": "age", "sex": "sex", "gender": "sex"}
 _PERSON = re.compile(
     r"(?P<before>^|[;,|\t<]|\s)\s*(?:patient'?s?[ _-])?(?P<name>age|sex|gender)\s*"
@@ -87,11 +88,14 @@ def sex_in_words(text: str) -> str | None:
 
 
 def iso_time(text: str) -> str | None:
-    """`2180-07-23 08:44:00`, `2180/7/23 8:44` -> with a T between date and time; None for what does not begin with the
-    year: which of `03/04/2021` is the month nobody can tell."""
+    """`2180-07-23 08:44:00`, `2180/7/23 8:44`, `21800723` -> as ISO writes it, with a T between date and time; None for
+    what does not begin with the year: which of `03/04/2021` is the month nobody can tell. Nor is a long number a time:
+    Python reads 1712010100845, milliseconds of a clock, as one of 1712."""
     word = text.strip(" '\"")
     try:
-        datetime.fromisoformat(word)
+        if word.isdigit() and len(word) != len("YYYYMMDD"):
+            return None
+        told = datetime.fromisoformat(word)
     except ValueError:
         found = _YEAR_FIRST.fullmatch(word)
         if found is None:
@@ -102,6 +106,8 @@ def iso_time(text: str) -> str | None:
         except ValueError:
             return None
         return made.isoformat() if found[4] else made.date().isoformat()
+    if not _DASHED.match(word):  # 20210301T0800, 2021-W09-1
+        return told.isoformat() if ":" in word or len(word) > len("YYYY-Www-D") else told.date().isoformat()
     return word.replace(" ", "T")
 
 

@@ -216,8 +216,9 @@ class MappedFolder(RecordFolder):
                 text = row.get(f"{what}_column", "")
                 if text and understood(text) is None:
                     strange[what][text[:40]] += 1
-            if cell := row.get("labels_column", ""):
-                labels.see(labels_of(cell, self._mapping.get("label_separator"), f"{table}: row {number}") or ())
+            cell = row.get("labels_column", "")
+            if "labels_column" in row:
+                labels.see(labels_of(cell, self._mapping.get("label_separator"), f"{table}: row {number}"))
             mark = self._mapping.get("label_separator")
             listed = not mark and cell[:1] + cell[-1:] == "[]"
             marks.see("label", "" if listed else cell, mark or "|")

@@ -28,7 +28,7 @@ from cardialign.pretrain.encoders.base import EcgEncoder
 from cardialign.pretrain.encoders.blocks.age_film import AgeFilm, scaled_age
 from cardialign.pretrain.evaluation.probing.linear_probe import Learnable, Parts, unseen_classes
 from cardialign.pretrain.evaluation.scoring import decided_at
-from cardialign.pretrain.evaluation.windows import starts
+from cardialign.pretrain.evaluation.windows import is_used, starts
 
 log = logging.getLogger(__name__)
 
@@ -302,7 +302,7 @@ def random_crop(signal: Tensor, valid: Tensor, length: int, draw: np.random.Gene
 def score(
     model: Classifier, read: Reader, rows: np.ndarray, crop_seconds: float | None, average: str = "features"
 ) -> np.ndarray:
-    """Log odds float64 (m, C) of the rows in their order; with crops the mean over the pieces that hold signal.
+    """Log odds float64 (m, C) of the rows in their order; with crops the mean over whole pieces (`windows.is_used`).
 
     average "probabilities": of the pieces' probabilities, not of their log odds.
     """
@@ -319,7 +319,7 @@ def score(
         counted = torch.zeros(len(signal), 1, device=device)
         for start in starts(T, length):
             inside = (valid - start).clamp(0, length)
-            used = ((inside > 0) | (start == 0))[:, None].float()
+            used = torch.from_numpy(is_used(batch.valid_samples, start, length))[:, None].float().to(device)
             piece = model(signal[..., start : start + length], leads, inside, age)
             if average == "probabilities" and crop_seconds is not None:
                 piece = piece.sigmoid()

@@ -2,7 +2,7 @@
 
 Features are computed once. The strength of the penalty is chosen on the validation records, by the macro AUROC of the
 classes that they hold; the test records are scored once, with that choice.
-Features are those of whole records, or of their pieces (n, W, F), NaN of one without signal: each piece is then a
+Features are those of whole records, or of their pieces (n, W, F), NaN of one that is not used: each piece is then a
 record of its own while the probe learns, and the pieces' probabilities are averaged.
 Legend: n records, W windows, F features, C classes.
 """

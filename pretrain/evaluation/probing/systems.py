@@ -148,7 +148,7 @@ def _features(embedded: EmbeddedSet, chosen: Records) -> np.ndarray:
 
 
 def _check_finite(system: System, chosen: Records) -> None:
-    """Of pieces, one without signal is NaN throughout; the first of a record always holds some."""
+    """Of pieces, one that is not used is NaN throughout; the first of a record always is."""
     finite = np.isfinite(system.features)
     whole = finite.all(axis=-1)
     if whole.ndim == 2:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -32,6 +33,26 @@ def test_lists_of_python_and_json_are_their_labels(tmp_path: Path) -> None:
     assert labels(tmp_path, python.map(str).tolist()) == [("AF", "SR"), (), ("SR",)]
     assert labels(tmp_path, ['["AF", "SR"]', "[]", "[59118001]"]) == [("AF", "SR"), (), ("59118001",)]
     assert labels(tmp_path, ["AF|SR", "{'SR'}", "[AF]|SR"]) == [("AF", "SR"), ("SR",), ("[AF]", "SR")]
+
+
+def test_tuples_empty_sets_and_arrays_of_numpy_are_their_labels(tmp_path: Path) -> None:
+    arrays = pd.Series([np.array(["AF", "SR"]), np.array(["SR "], dtype=object), np.array(["it's AF ", "SR"])])
+    assert arrays.map(str)[0] == "['AF' 'SR']", "numpy writes no commas"
+    assert labels(tmp_path, arrays.map(str).tolist()) == [("AF", "SR"), ("SR",), ("it's AF", "SR")]
+    assert labels(tmp_path, [str(("AF", "SR")), str(("SR",)), str(set())]) == [("AF", "SR"), ("SR",), ()]
+    assert labels(tmp_path, ["(AF)", "(AF", "AF (old)"]) == [("(AF)",), ("(AF",), ("AF (old)",)], "no tuples of Python"
+
+
+def test_none_of_the_labels_can_be_said_whatever_parts_them(tmp_path: Path) -> None:
+    assert labels(tmp_path, ["AF;SR", "[]", "SR"], label_separator=";") == [("AF", "SR"), (), ("SR",)]
+
+
+def test_rows_without_a_label_are_told_as_not_labelled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert labels(tmp_path, ["AF", None, "-"]) == [("AF",), None, None]
+    assert "column='dx' says nothing of 2 of 3 records: they are not labelled" in caplog.text
+    caplog.clear()
+    labels(tmp_path, ["AF", "[]", "SR"])
+    assert "says nothing of" not in caplog.text
 
 
 @pytest.mark.parametrize("cell", ["{'NORM': 100.0}", "[AF, SR]", "[[1]]", "[1, None]", "[" * 20_000 + "]"])

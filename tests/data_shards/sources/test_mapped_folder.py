@@ -388,6 +388,8 @@ def test_a_separator_that_fits_somewhere_and_plain_text_need_no_word(
     assert "separator" not in caplog.text
     mapped(tmp_path / "c", "it", ["Sinus rhythm|Normal ECG"], report_column="it")
     assert "of=reports: a separator stands in none of 1 cells, '|' in 1" in caplog.text
+    mapped(tmp_path / "d", "it", ["Sinus rhythm\nNormal ECG", "AF"], report_column="it")
+    assert r"of=reports: a separator stands in none of 2 cells, '\n' in 1" in caplog.text, "a cell with lines in it"
 
 
 def test_ages_and_times_that_are_not_understood_are_counted_and_left_out(

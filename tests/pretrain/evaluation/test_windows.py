@@ -12,7 +12,7 @@ from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.evaluation.features import EmbedOptions, embed_set
 from cardialign.pretrain.evaluation.probing.linear_probe import Parts, neighbours, probe
 from cardialign.pretrain.evaluation.task import EvaluationTask, labelled_task
-from cardialign.pretrain.evaluation.windows import Crop, mean_over_windows, starts
+from cardialign.pretrain.evaluation.windows import Crop, is_used, mean_over_windows, starts
 from cardialign.pretrain.evaluation.zero_shot import class_scores
 from cardialign.pretrain.export.loaded import LoadedEncoder, untrained_encoder
 from tests.support.small_encoder import SPEC, small_config
@@ -49,6 +49,12 @@ def test_a_piece_is_embedded_as_if_it_were_a_record(encoder: LoadedEncoder, shar
     assert whole.embedding.shape == (9, 8), "pieces and whole records are kept apart"
 
 
+def test_a_rest_of_a_short_recording_is_no_piece() -> None:
+    valid = np.array([1000, 999, 502, 500, 499, 100, 0])
+    whole = np.stack([is_used(valid, start, 250) for start in starts(1000, 250)], axis=1).sum(axis=1)
+    np.testing.assert_array_equal(whole, np.maximum(valid // 250, 1))
+
+
 def test_cosines_of_pieces_are_averaged(encoder: LoadedEncoder, shards: ShardSet, prompts) -> None:
     task = labelled_task(shards, prompts)
     cut = EvaluationTask(task.prompts, ROWS, task.truth[:9], task.patients[:9], {}, crop=Crop(0.8, "features"))
@@ -64,7 +70,7 @@ def test_a_probe_learns_from_every_piece_and_averages_probabilities_as_scikit_le
     draw = np.random.default_rng(0)
     features = draw.normal(size=(240, 3, 5))
     truth = features[..., :1].mean(axis=1) + 0.2 * draw.normal(size=(240, 1)) > 0.3
-    features[draw.random(240) < 0.2, 2] = np.nan  # a third piece without signal
+    features[draw.random(240) < 0.2, 2] = np.nan  # a third piece that is not whole
     parts = Parts(np.arange(120), np.arange(120, 180), np.arange(180, 240))
     found = probe(features, truth, parts)
     train, used = features[:120], np.isfinite(features[:120, :, 0])

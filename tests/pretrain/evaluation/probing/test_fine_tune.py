@@ -167,12 +167,12 @@ def test_a_crop_lies_within_what_was_recorded() -> None:
 
 
 @torch.no_grad()
-def test_a_score_over_pieces_is_the_mean_of_the_scores_of_the_pieces_that_hold_signal() -> None:
+def test_a_score_over_pieces_is_the_mean_of_the_scores_of_its_whole_pieces() -> None:
     signal, _ = records()
     valid = np.full(N, T)
-    valid[0], valid[1] = 120, 50
+    valid[0], valid[1], valid[3] = 120, 50, 30
     model = Classifier(make(), 2, 0.0).eval()
-    found = score(model, Reader(signal, valid), np.arange(3), 0.5)
+    found = score(model, Reader(signal, valid), np.arange(4), 0.5)
 
     def piece(row: int, start: int, length: int = 50) -> np.ndarray:
         x = torch.zeros(1, 12, 50)
@@ -180,8 +180,9 @@ def test_a_score_over_pieces_is_the_mean_of_the_scores_of_the_pieces_that_hold_s
         return model(x, torch.ones(1, 12, dtype=torch.bool), torch.tensor([length])).double().numpy()[0]
 
     np.testing.assert_allclose(found[2], np.mean([piece(2, s) for s in (0, 50, 100, 150)], axis=0), atol=1e-5)
-    np.testing.assert_allclose(found[0], np.mean([piece(0, 0), piece(0, 50), piece(0, 100, 20)], axis=0), atol=1e-5)
+    np.testing.assert_allclose(found[0], np.mean([piece(0, 0), piece(0, 50)], axis=0), atol=1e-5)
     np.testing.assert_allclose(found[1], piece(1, 0), atol=1e-5)
+    np.testing.assert_allclose(found[3], piece(3, 0, 30), atol=1e-5, err_msg="shorter than a piece")
 
 
 def test_validation_records_that_rank_nothing_are_refused() -> None:
