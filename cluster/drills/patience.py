@@ -20,9 +20,14 @@ class Patience:
     def over(self) -> bool:
         """Whether they have passed; to be asked again and again while one waits."""
         now = time.monotonic()
-        self._left -= (now - self._seen) * min(1.0, self._cpus / max(_waiting(), 1.0))
+        self._left -= (now - self._seen) / slowness(self._cpus)
         self._seen = now
         return self._left <= 0
+
+
+def slowness(cpus: int | None = None) -> float:
+    """How many times as long as on a free machine something may take here and now; at least 1."""
+    return max(1.0, _waiting() / (usable_cpus() if cpus is None else cpus))
 
 
 def _waiting() -> float:
