@@ -66,7 +66,7 @@ test-slow: $(INSTALLED) ## the long forms: faults and a cluster on real Ray, eve
 
 test-deploy: $(INSTALLED) ## a Slurm, an MLflow on PostgreSQL and S3, a Prometheus, hosts, submitted runs for real: minutes each
 	# one at a time: each starts machines of its own, and Ray gives a node 30 s to come up
-	CARDIALIGN_DEPLOYMENT=1 $(BIN)/python -m pytest -q -m deployment --timeout 2400
+	CARDIALIGN_DEPLOYMENT=1 $(BIN)/python -m pytest -q -m deployment --timeout 10800
 
 test-wheel: $(INSTALLED) ## the tests again, against the wheel, in an environment and a folder of its own
 	$(BIN)/python -m tests.packaging.elsewhere -q $(TWO) -m "not slow"

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from cardialign.cluster.drills.outcome import BrokenError, SkippedError
+from cardialign.cluster.drills.patience import Patience
 from cardialign.cluster.environment.versions import source_root
 from cardialign.cluster.runs.planned import FOLDER, PLAN, plan_of, stepped, write_plan
 from cardialign.data_shards.files import parse_json
 
 PATIENCE = 600.0
-"""Seconds in which a run of seconds has ended even on a machine that has other things to do."""
+"""Seconds of a free machine in which a run of seconds has ended."""
 NO_RAY = "a local Ray could not be started"
 
 
@@ -59,12 +60,12 @@ class Pretrain:
 
     def until(self, holds: Callable[[], bool], what: str, seconds: float = PATIENCE) -> float:
         """Wait until something `holds` while the command runs; when that was seen. Raises BrokenError otherwise."""
-        deadline = time.monotonic() + seconds
+        patience = Patience(seconds)
         while not holds():
             if self.process.poll() is not None:
                 self._check_ray()
                 raise BrokenError(f"the command ended with {self.process.returncode} before {what}: {self._last()}")
-            if time.monotonic() > deadline:
+            if patience.over():
                 self.end()
                 raise BrokenError(f"{what} did not come within {seconds:.0f} s: {self._last()}")
             time.sleep(0.02)
@@ -88,11 +89,12 @@ class Pretrain:
 
     def wait(self, seconds: float = PATIENCE) -> int:
         """The exit code. Raises BrokenError, and ends the command, when it goes on for longer than `seconds`."""
-        try:
-            return self.process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            self.end()
-            raise BrokenError(f"the command did not end within {seconds:.0f} s: {self._last()}") from None
+        patience = Patience(seconds)
+        while not patience.over():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self.process.wait(timeout=0.5)
+        self.end()
+        raise BrokenError(f"the command did not end within {seconds:.0f} s: {self._last()}")
 
     def finished(self, code: int = 0) -> dict[str, Any]:
         """The answer of the command once it has ended with `code`. Raises BrokenError otherwise."""

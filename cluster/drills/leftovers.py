@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 
+from cardialign.cluster.drills.patience import Patience
 from cardialign.cluster.runs.planned import FOLDER
 from cardialign.pretrain.run.files import LOCK
 from cardialign.pretrain.training.checkpoints.files import TEMPORARY, checkpoints_folder
@@ -21,8 +22,8 @@ def leftovers(run_dir: Path, plan: Path, since: float, seconds: float = GRACE_SE
 
     plan: the folder of its faults, which every process of the run has in its environment. since: when it was started.
     """
-    end = time.monotonic() + seconds
-    while (found := _found(run_dir, plan, since)) and time.monotonic() < end:
+    patience = Patience(seconds)
+    while (found := _found(run_dir, plan, since)) and not patience.over():
         time.sleep(0.5)
     return found
 

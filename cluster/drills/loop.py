@@ -22,6 +22,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cardialign.cluster.drills.patience import Patience
 from cardialign.cluster.runs.planned import FOLDER, planned
 from cardialign.data_shards.errors import FAILED, STOPPED, UserError
 from cardialign.data_shards.files import read_json_object
@@ -98,11 +99,11 @@ class Loop:
 
     def wait(self, seconds: float = 120.0) -> Ended:
         """Until all ranks have ended; those that are left when one has died are killed, as are all at the deadline."""
-        end = time.monotonic() + seconds
+        patience = Patience(seconds)
         try:
             while running := [each for each in self.processes if each.exitcode is None]:
-                wait([each.sentinel for each in running], timeout=max(0.0, end - time.monotonic()))
-                if time.monotonic() >= end or any(each.exitcode for each in self.processes):
+                wait([each.sentinel for each in running], timeout=0.5)
+                if patience.over() or any(each.exitcode for each in self.processes):
                     wait([each.sentinel for each in running], timeout=0.3)
                     break
             at = time.time()

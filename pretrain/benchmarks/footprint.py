@@ -92,7 +92,8 @@ def count_footprint(config: RunConfig, spec: SignalSpec, device: str, micro_batc
         sum((each.float() * torch.zeros_like(each, dtype=torch.float32)).sum() for each in features.values()).backward()
         backward, moved_back = live.flop - forward, live.moved - moved
         highest, joint = live.highest, live.with_gradients
-        tokens = _tokens(method, spec)
+        with AsOnDevice(device, config.training.precision):
+            tokens = _tokens(method, spec, micro_batch)
     rows = min(local_rows, getattr(config.method, "chunk", TILE))
     known = [name for name in ("similarity", "report_key") if name in dict(inputs)]
     width = features["text"].shape[1] if "text" in features else 0
@@ -128,11 +129,11 @@ def _row_bytes(tensor: Tensor) -> int:
     return tensor[0].numel() * tensor.element_size()
 
 
-def _tokens(method: Method, spec: SignalSpec) -> int:
-    """Tokens of one whole record in the ECG encoder."""
+def _tokens(method: Method, spec: SignalSpec, rows: int) -> int:
+    """Tokens of one whole record in the ECG encoder, asked with as many `rows` as before: their shapes are known."""
     with torch.no_grad():
-        leads = torch.ones(1, len(STANDARD_LEADS), dtype=torch.bool)
-        output = method.ecg(torch.zeros(1, len(STANDARD_LEADS), spec.samples), leads, return_tokens=True)
+        leads = torch.ones(rows, len(STANDARD_LEADS), dtype=torch.bool)
+        output = method.ecg(torch.zeros(rows, len(STANDARD_LEADS), spec.samples), leads, return_tokens=True)
     return 0 if output.tokens is None else int(output.tokens.shape[1])
 
 

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
+from torch.utils.weak import WeakIdKeyDictionary
 
 HALVED = {
     "linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "einsum", "conv1d", "conv2d",
@@ -153,7 +154,7 @@ class AsOnDevice(TorchFunctionMode):
         super().__init__()
         self.half = HALVED if precision == "bf16" else set()
         self.whole = WHOLE_ON_CUDA if precision == "bf16" and device == "cuda" else set()
-        self._cast: dict[int, Tensor] = {}
+        self._cast = WeakIdKeyDictionary()  # by identity, which another tensor may have when one is gone
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -172,11 +173,12 @@ class AsOnDevice(TorchFunctionMode):
     def _halved(self, tensor: Tensor) -> Tensor:
         if tensor.dtype != torch.float32:
             return tensor
-        if not tensor.is_leaf or not tensor.requires_grad:
+        if not tensor.is_leaf or not tensor.requires_grad or tensor._is_view():  # as autocast asks
             return tensor.to(torch.bfloat16)
-        if id(tensor) not in self._cast:
-            self._cast[id(tensor)] = tensor.to(torch.bfloat16)
-        return self._cast[id(tensor)]
+        if tensor not in self._cast:
+            self._cast[tensor] = tensor.to(torch.bfloat16)
+        cast: Tensor = self._cast[tensor]
+        return cast
 
 
 def _whole(tensor: Tensor) -> Tensor:

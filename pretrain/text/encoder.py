@@ -24,6 +24,7 @@ from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.config import TextConfig
 from cardialign.pretrain.text.declared import T5_ENCODERS, Declared, check_length, choose_pooling, declared
 from cardialign.pretrain.text.folder import TOKENIZER_FILES, encoder_folder, revision_of
+from cardialign.pretrain.text.plain_bert import PlainBert, is_plain
 
 log = logging.getLogger(__name__)
 
@@ -220,6 +221,8 @@ class TextEncoder:
         return model
 
     def _without_weights(self) -> nn.Module:
+        if is_plain(self.model_config):
+            return PlainBert(self.model_config).eval()
         from transformers import AutoConfig, AutoModel
 
         with self._readable("config.json"):

@@ -33,7 +33,7 @@ from tests.support.processes import free_port
 from tests.support.readme import ROOT, block_with
 from tests.support.tiny_set import SMALL
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.deployment, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.deployment, pytest.mark.timeout(10800)]
 GRAFANA = ROOT / "deploy" / "grafana"
 STEPS, BATCH, EVERY, RANKS = 200, 16, 20, ("0", "1")
 PEAK_TFLOPS = 0.08

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cardialign.cluster.drills.patience import Patience
 from cardialign.pretrain.config import load_config
 from tests.support.hosts import Host, hosts
 from tests.support.kubernetes import pods
@@ -53,7 +54,7 @@ def give(host: Host, lines: str) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.deployment
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(10800)
 def test_the_lines_for_plain_hosts(settings: dict[str, str], tmp_path: Path) -> None:
     block = block_with("ray start", page=PAGE)
     commands = re.sub(r"\\\n", " ", block).splitlines()
@@ -73,16 +74,16 @@ def test_the_lines_for_plain_hosts(settings: dict[str, str], tmp_path: Path) -> 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.deployment
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(10800)
 def test_the_lines_for_slurm(settings: dict[str, str], tmp_path: Path) -> None:
     with slurm({**settings, "NODES": "1"}) as cluster:
         lines = f"cd {shlex.quote(str(ROOT))}\n{block_with('sbatch', page=PAGE)}"
         lines = re.sub(r"^sbatch ", f"sbatch --output={shlex.quote(str(tmp_path))}/job.log ", lines, flags=re.MULTILINE)
         answer = cluster.run("bash", "-euo", "pipefail", "-c", lines)
         number = re.findall(r"Submitted batch job (\d+)", answer)[0]
-        deadline = time.monotonic() + 900
+        patience = Patience(900)
         while cluster.job(number)["JobState"] in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED"):
-            assert time.monotonic() < deadline, cluster.told()
+            assert not patience.over(), cluster.told()
             time.sleep(0.5)
         assert cluster.job(number)["JobState"] == "COMPLETED", (tmp_path / "job.log").read_text()[-4000:]
     assert (tmp_path / "runs" / "slurm" / "export" / "model.safetensors").is_file()

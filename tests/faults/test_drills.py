@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cardialign.cluster.commands.drill import summary
-from cardialign.cluster.drills import DRILLS, drill_of
+from cardialign.cluster.drills import DRILLS, drill_of, patience
 from cardialign.cluster.drills.checkpoints import killed_writing
 from cardialign.cluster.drills.drill import Drill
 from cardialign.cluster.drills.ground import Ground
@@ -97,6 +97,22 @@ def test_a_broken_promise_ends_with_1_and_says_what_was_promised(
     assert try_all(["worker-killed"], Ground(tmp_path / "b"), said.append)["exit_code"] == DONE
 
 
+@pytest.mark.parametrize(("waiting", "seconds"), [(0.0, 10), (4.0, 10), (8.0, 20), (40.0, 100)])
+def test_a_second_of_a_busy_machine_is_a_part_of_one(
+    waiting: float, seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten seconds of four CPUs, for four processes that want them, for eight and for forty."""
+    now = [1000.0]
+    monkeypatch.setattr(patience.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(patience.os, "getloadavg", lambda: (waiting, 0.0, 0.0))
+    monkeypatch.setattr(patience, "usable_cpus", lambda: 4)
+    clock, asked = patience.Patience(10), 0
+    while not clock.over():
+        now[0] += 0.5
+        asked += 1
+    assert asked / 2 == pytest.approx(seconds, abs=0.5)
+
+
 def test_the_same_seed_sets_the_same_faults_of_every_kind() -> None:
     faults = random_faults(400, 3)
     assert faults == random_faults(400, 3) and faults[:50] == random_faults(50, 3) and faults != random_faults(400, 4)
@@ -159,7 +175,7 @@ def test_a_run_under_random_faults_ends_as_the_undisturbed_one(ground: Ground) -
 
 @pytest.mark.slow
 @pytest.mark.deployment
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(10800)
 @pytest.mark.parametrize("name", [name for name in DRILLS if name not in IN_CI])
 def test_a_promise_is_kept_where_machines_are_started(ground: Ground, name: str) -> None:
     try:

@@ -16,7 +16,7 @@ from cardialign.pretrain.config import RunConfig, load_config
 from tests.support.ray_cluster import ray_head, ray_node
 from tests.support.tiny_set import SMALL
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.deployment, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.deployment, pytest.mark.timeout(10800)]
 
 
 def config_of(shards: Path) -> RunConfig:

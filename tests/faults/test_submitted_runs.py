@@ -16,9 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
+from cardialign.cluster.drills.patience import Patience
 from tests.support.ray_cluster import ray_with_dashboard
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.deployment, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.deployment, pytest.mark.timeout(10800)]
 
 SECRET = "hunter2-is-no-password"
 SECRETS = {
@@ -57,12 +58,12 @@ class Shell:
 
     def until(self, name: str, holds: Callable[[dict[str, Any]], bool], seconds: float = 500) -> dict[str, Any]:
         """The status of a job once it `holds`."""
-        deadline = time.monotonic() + seconds
+        patience = Patience(seconds)
         while True:
             told = self("status", name)
             if holds(told):
                 return told
-            assert time.monotonic() < deadline, told
+            assert not patience.over(), told
             time.sleep(1)
 
 

@@ -14,7 +14,7 @@ from tests.packaging.elsewhere import build_wheel, copied_sources, install
 from tests.support.ray_cluster import ray_head
 from tests.support.tiny_set import SMALL, make_tiny_cohort, make_tiny_shards
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.deployment, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.deployment, pytest.mark.timeout(10800)]
 
 
 def test_an_installed_wheel_trains_on_a_cluster_that_does_not_have_it(tmp_path: Path) -> None:

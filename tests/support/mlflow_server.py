@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from cardialign.cluster.drills.patience import Patience
 from tests.support.processes import free_port
 from tests.support.readme import ROOT
 
@@ -104,11 +105,11 @@ def child(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> It
 
 
 def wait_for(address: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 150) -> None:
-    deadline = time.monotonic() + seconds
+    patience = Patience(seconds)
     while True:
         try:
             urllib.request.urlopen(address, timeout=5).close()
             return
         except (urllib.error.URLError, OSError):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
+            assert process.poll() is None and not patience.over(), log.read_text()[-4000:]
             time.sleep(0.3)

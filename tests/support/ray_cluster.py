@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.drills.patience import Patience
 from cardialign.cluster.environment.put_off import STAND_INS
 
 PATIENT = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300", "RAY_worker_register_timeout_seconds": "300"}
@@ -64,9 +65,9 @@ def _head(
             _scratch() as scratch,
             _child([*start, f"--temp-dir={scratch}", *QUIET], log, environment, start_new_session=own_group) as process,
         ):
-            deadline = time.monotonic() + 300
+            patience = Patience(300)
             while not (up := "Ray runtime started" in log.read_text()) and process.poll() is None:
-                assert time.monotonic() < deadline, log.read_text()[-3000:]
+                assert not patience.over(), log.read_text()[-3000:]
                 time.sleep(0.2)
             if not up and tries_left and "timed out during startup" in log.read_text():
                 continue  # a raylet has 15 s for its agents, itself 30 s, and no setting of Ray's changes that

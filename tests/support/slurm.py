@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cardialign.cluster.drills.patience import Patience
 from tests.support.hosts import Host, found, hosts, told
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch")
@@ -74,9 +75,9 @@ def slurm(environment: dict[str, str], *, nodes: int = 1, cpus: int = 2) -> Iter
         cluster.run("slurmctld")
         for number, host in enumerate(made, start=1):
             host.run("slurmd", "-N", f"node{number}")
-        deadline = time.monotonic() + 60
+        patience = Patience(60)
         while cluster.run("sinfo", "-h", "-N", "-o", "%T").split() != ["idle"] * nodes:
-            assert time.monotonic() < deadline, cluster.told()
+            assert not patience.over(), cluster.told()
             time.sleep(0.5)
         yield cluster
 

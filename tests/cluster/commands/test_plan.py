@@ -101,7 +101,7 @@ from cardialign.cluster.main import main
 from cardialign.data_shards.benchmarks.process import peak_memory
 words = "plan --recipe cardialign-xl --records 770000 --nodes 4 --gpus-per-node 8 --kind H200 --json"
 code = main(words.split())
-heavy = sorted({"ray", "mlflow", "deepspeed"} & set(sys.modules))
+heavy = sorted({"ray", "mlflow", "deepspeed", "transformers"} & set(sys.modules))
 print(json.dumps([code, heavy, peak_memory()]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)

@@ -53,6 +53,19 @@ def test_autocast_and_attention_of_a_device_on_tensors_without_storage() -> None
     assert live.highest < 4 * 2 * 3 * 1000 * 1000 / 4  # no matrix of scores, of which there are two in the plain form
 
 
+def test_a_weight_is_cast_once_and_what_is_made_of_it_each_time() -> None:
+    """As autocast does it. A tensor that is gone leaves its place to another, which is not taken for it."""
+    weights = [nn.Parameter(torch.zeros(3, 2, width, device="meta")) for width in range(2, 40)]
+    with AsOnDevice("cuda", "bf16"), torch.no_grad():
+        for weight in weights:
+            assert F.linear(torch.zeros(5, weight[0].numel(), device="meta"), weight.flatten(1)).shape == (5, 3)
+        rows, whole = torch.zeros(5, 12, device="meta"), nn.Parameter(torch.zeros(3, 12, device="meta"))
+        live = LiveStorages([rows, whole])
+        with live:
+            kept = [F.linear(rows, whole) for _ in range(2)]
+        assert live.live == 2 * (3 * 12) + sum(2 * 5 * 3 for _ in kept)  # one cast, two results
+
+
 def test_a_second_block_of_the_same_shapes_is_counted_as_the_first() -> None:
     """Shapes are remembered by all that decides them: 2 and 2.0 make different types of whole numbers."""
     live = LiveStorages([])
