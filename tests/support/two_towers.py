@@ -168,17 +168,19 @@ def train_engine(
 
 
 def train_with_checkpoints(
-    run_dir: Path, stage: int, upto: int, micro_batch: int | None, dropout: float = 0.0
+    run_dir: Path, stage: int, upto: int, micro_batch: int | None, dropout: float = 0.0, frozen: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Continue from the newest checkpoint under run_dir (or start), train to step `upto`, checkpoint there.
 
-    Returns the losses of this leg.
+    frozen: beginnings of the names of parameters that do not train. Returns the losses of this leg.
     """
     workers = engines.start_workers()
     config = settings(stage, micro_batch)
     plan = engines.plan_batches(GLOBAL_BATCH, workers.world_size, micro_batch)
     torch.manual_seed(0)
     model = TwoTowers(dropout)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
     point = find_resume_point(run_dir, config, Facts("selection", GLOBAL_BATCH, 1), workers)
     engine = engines.make_engine(config, model, plan, workers.device, universal=point is not None and point.universal)
     start = 0
