@@ -184,7 +184,7 @@ def _went_through(error: Exception, where: str) -> bool:
 def thing_at(where: str) -> Any:
     """ "module:Attribute" (or "module:Class.attribute") -> the thing, imported now."""
     module, _, path = where.partition(":")
-    with _collector_at_rest():
+    with collector_at_rest():
         found: Any = importlib.import_module(module)
     for attribute in path.split("."):
         found = getattr(found, attribute)
@@ -192,8 +192,9 @@ def thing_at(where: str) -> Any:
 
 
 @contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """No collection of garbage in this block: an import makes little, and a pass over what torch holds costs 0.08 s.
+def collector_at_rest() -> Iterator[None]:
+    """No collection of garbage in this block: imports and traces make little, a pass over what torch
+    holds costs 0.08 s.
 
     What came in goes to the oldest generation, unseen: the next collection of young objects would be that pass.
     """

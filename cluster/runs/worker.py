@@ -16,6 +16,7 @@ from cardialign.cluster.runs.planned import planned
 from cardialign.cluster.tracking.spool import append_line
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import read_json, write_json
+from cardialign.data_shards.plugins import collector_at_rest
 from cardialign.pretrain.run import fence
 from cardialign.pretrain.run.files import ATTEMPTS, FAILURE, RESIZE, RESULT, STOP
 
@@ -30,11 +31,12 @@ def train_worker(settings: dict[str, Any]) -> None:
     A `UserError` is written to `failure.json` before it is raised: the driver ends the run on it. Anything else is a
     death that Ray Train answers with a restart, and the loop resumes from the newest verified checkpoint.
     """
-    import ray.train
-    import torch
+    with collector_at_rest():
+        import ray.train
+        import torch
 
-    from cardialign.pretrain.config import parse_config
-    from cardialign.pretrain.training.loop import train
+        from cardialign.pretrain.config import parse_config
+        from cardialign.pretrain.training.loop import train
 
     logging.basicConfig(
         level=settings.get("log_level", logging.INFO),

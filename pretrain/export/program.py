@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cardialign.data_shards.plugins import collector_at_rest
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.pretrain.encoders.base import EcgEncoder
 from cardialign.pretrain.export.ages import OLDEST_YEARS
@@ -111,7 +112,7 @@ def save_program(encoder: EcgEncoder, path: Path) -> None:
     """Trace the encoder on the CPU with a dynamic batch and write it to `path`."""
     example, dynamic = example_of(encoder)
     module = program_of(encoder)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), collector_at_rest():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, tuple(example.values()), dynamic_shapes=dynamic)
         program.example_inputs = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -169,3 +170,21 @@ def test_stopped_at_a_checkpoint_is_75_and_not_ok(
     _command_that(monkeypatch, lambda args: {"exit_code": 75, "encoders": []})
     assert cli.main(["registry", "list", "--json"]) == 75
     assert json.loads(capsys.readouterr().out)["ok"] is False
+
+
+@pytest.mark.parametrize("threshold", [(700, 10, 10), (0, 10, 10), (200_000, 5, 5)])
+def test_a_command_looks_for_garbage_rarely_and_leaves_the_collector_as_it_was(
+    threshold: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, within = gc.get_threshold(), []
+    monkeypatch.setattr(cli, "_main", lambda words, interrupts: within.append(gc.get_threshold()) or 7)
+    try:
+        gc.set_threshold(*threshold)
+        assert cli.main(["recipes", "list"]) == 7 and gc.get_threshold() == threshold
+        assert within[0][0] >= 100_000 or threshold[0] == within[0][0] == 0, "an import of torch is not gone through"
+        monkeypatch.setattr(cli, "_main", lambda words, interrupts: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cli.main([])
+        assert gc.get_threshold() == threshold
+    finally:
+        gc.set_threshold(*before)
