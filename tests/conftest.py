@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ from cardialign.cluster.environment.put_off import put_off
 from cardialign.pretrain.choices import ENCODERS, METHODS
 from tests.support.soak import more_examples
 
-gc.disable()  # until everything is imported: looking for garbage took 2 of 13 s of a short module
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes, and ranks beside them, share the cores
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -58,14 +56,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return next((rank for rank, start in enumerate(LONG) if item.nodeid.startswith(start)), len(LONG))
 
     items.sort(key=place)
-
-
-@pytest.hookimpl(tryfirst=True)  # also in the process that only hands tests out
-def pytest_runtestloop() -> None:
-    """What is there now stays to the end: later collections need not look through it."""
-    gc.collect()
-    gc.freeze()
-    gc.enable()
 
 
 @pytest.fixture(scope="session")
