@@ -7,8 +7,9 @@ import gc
 import importlib
 import importlib.metadata
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -184,7 +185,7 @@ def _went_through(error: Exception, where: str) -> bool:
 def thing_at(where: str) -> Any:
     """ "module:Attribute" (or "module:Class.attribute") -> the thing, imported now."""
     module, _, path = where.partition(":")
-    with collector_at_rest():
+    with nullcontext() if module in sys.modules else collector_at_rest():
         found: Any = importlib.import_module(module)
     for attribute in path.split("."):
         found = getattr(found, attribute)
