@@ -24,6 +24,7 @@ from cardialign.cluster.watching.decisions import Decision
 from cardialign.cluster.watching.state import spool_end
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import read_json, write_json
+from cardialign.data_shards.rights import close_to_others
 from cardialign.data_shards.shown import shown
 from cardialign.pretrain.run.files import DEATHS, DECISIONS, FAILURE, METRICS, NEXT_GROUP, RESIZE, STOP, WORKERS
 
@@ -52,8 +53,12 @@ _keepers: dict[str, Keeper] = {}
 
 
 def keeper_of(settings: KeeperSettings) -> Keeper:
-    """The one keeper of a start in this process: Ray hands the controller's parts over one by one."""
+    """The one keeper of a start in this process: Ray hands the controller's parts over one by one.
+
+    The process has the umask of its cluster; from here on it writes nothing that other users may read.
+    """
     if settings.start not in _keepers:
+        close_to_others()
         _keepers[settings.start] = Keeper(settings)
     return _keepers[settings.start]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from cardialign.cluster.runs.deciding.places import LOST_SECONDS, NODE_ID, Door,
 from cardialign.cluster.runs.deciding.policies import KeptRetries
 from cardialign.cluster.watching.decisions import read_decisions
 from cardialign.data_shards.errors import UserError
-from cardialign.pretrain.run.files import DEATHS, DECISIONS, FAILURE, METRICS, RESIZE, STOP
+from cardialign.pretrain.run.files import DEATHS, DECISIONS, FAILURE, METRICS, NEXT_GROUP, RESIZE, STOP
 
 
 class Cluster:
@@ -72,6 +74,14 @@ class Run:
         return [(each.kind, each.before, each.after) for each in read_decisions(self.run_dir)]
 
 
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """That of a cluster, as systems set it."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     found = Cluster("a", "b")
@@ -103,6 +113,17 @@ def test_a_group_shrinks_off_a_node_that_ray_still_counts_and_grows_at_a_checkpo
     (tmp_path / RESIZE).write_text('{"workers": 2, "step": 40}')
     assert run.look(1) == 2 and run.told[1:] == [("resize", 1, 2)] and not (tmp_path / RESIZE).exists()
     assert read_decisions(tmp_path)[1].planned
+
+
+def test_what_the_controller_writes_is_closed_to_other_users(tmp_path: Path, cluster: Cluster) -> None:
+    run = Run(tmp_path, cluster, Sizes(1, 2))
+    run.begin()
+    cluster.answering.remove("b")
+    run.keeper.died("rank 1: gone")
+    run.begin()
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {DECISIONS, NEXT_GROUP} <= {path.name for path in written}
+    assert all(path.stat().st_mode & 0o007 == 0 for path in written)
 
 
 def test_a_node_that_falls_silent_under_a_group_that_says_nothing_ends_it(tmp_path: Path, cluster: Cluster) -> None:
