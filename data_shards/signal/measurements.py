@@ -24,8 +24,8 @@ class Measurements(NamedTuple):
 
     pr, qrs, qt: milliseconds of the usual beat. qtc: QT for a rate of 60, by Fridericia (QT / RR^(1/3)).
     p_axis, qrs_axis, t_axis: degrees in the frontal plane, -179 to 180, of the areas of P, QRS and T in I and aVF.
-    NaN where the recording does not show it: no P wave that comes again before every beat (fibrillation), one beat, a
-    lead that is not there. Flutter waves at a fixed place pass for P waves.
+    NaN where the recording does not show it: no two beats that look alike (noise), no P wave that comes again before
+    every beat (fibrillation), a lead that is not there. Flutter waves at a fixed place pass for P waves.
     """
 
     rate: float = np.nan
@@ -45,8 +45,8 @@ def measure(record: EcgRecord) -> Measurements:
     signal = record.millivolts()[record.lead_mask, : record.valid_samples]
     found = delineate(signal, record.sampling_rate)
     rr = found.rr_seconds
-    if not rr.size:
-        return Measurements()
+    if np.sum(np.nan_to_num(found.likeness) > ALIKE) < 2:
+        return Measurements()  # noise has peaks, too
     rate = 60.0 / float(rr.mean())
     usual = found.usual
     if usual is None:

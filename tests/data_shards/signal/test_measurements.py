@@ -94,6 +94,13 @@ def test_where_nothing_can_be_measured_nothing_is_said(ecg: EcgRecord) -> None:
     assert np.isnan(measure(ecg)).all() and words(measure(ecg)) == []
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_has_no_heart_rate(seed: int) -> None:
+    """Its peaks are no beats: no two of them look alike."""
+    noise = np.random.default_rng(seed).normal(size=(12, 5000))
+    assert np.isnan(measure(record(0.3 * noise, 500.0))).all()
+
+
 def test_words_leave_out_what_is_not_known() -> None:
     assert words(Measurements(72.4, np.nan, 91.6, 380.0, 401.2, np.nan, -12.2, 33.0)) == [
         "rate 72/min", "QRS 92, QT/QTc 380/401 ms", "axes QRS -12, T 33 degrees",
