@@ -13,14 +13,15 @@ from cardialign.cluster.cli.result_file import check_place
 from cardialign.data_shards.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from cardialign.cluster.studies.cells import Outcome
+    from cardialign.cluster.studies.outcome import Outcome
     from cardialign.cluster.studies.work import Work
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "study",
-        help="ablations (A1-A5), parts, sizes, methods, missingness, paediatric (B1-B4), or a YAML file of your own",
+        help="ablations (A1-A5), parts, sizes, methods, baselines, missingness, paediatric (B1-B4), or a YAML file of "
+        "your own",
     )
     parser.add_argument("--shards", type=place, help="folder of the shard set; its folds part the patients")
     parser.add_argument(
@@ -80,9 +81,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from cardialign.cluster.studies.paediatric.command import run as run_paediatric
 
         return run_paediatric(args)
-    from cardialign.cluster.studies.cells import Setting
     from cardialign.cluster.studies.check import check, configs_of
     from cardialign.cluster.studies.design import cells_of, load_design
+    from cardialign.cluster.studies.outcome import Setting
     from cardialign.cluster.studies.work import TABLE, Work, check_folder
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.prompts import load_prompts
@@ -102,8 +103,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     shard_set = ShardSet.open(args.shards)
     prompts = load_prompts(args.prompts)
     setting = Setting(
-        shard_set.path, args.prompts, prompts.label_set, args.folds, tuple(args.overrides), design.missingness
-    )
+        shard_set.path, args.prompts, prompts.label_set, args.folds, tuple(args.overrides), design.missingness,
+        design.measures, design.records,
+    )  # fmt: skip
     cells = cells_of(design, args.test_folds, args.seeds)
     configs = configs_of(design, cells, setting)
     check_folder(args.out)
@@ -141,9 +143,11 @@ def _run(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict[st
 def _prepare_bank(work: Work) -> None:
     """The text bank, once for all cells: a plain start does not make it."""
     from cardialign.cluster.runs.lifecycle import prepare
+    from cardialign.cluster.studies.cells import first_config_of
 
-    for config in {cell.variant.name: work.configs[cell.name] for cell in reversed(work.cells)}.values():
-        prepare(config)
+    for cell in {cell.variant.name: cell for cell in reversed(work.cells) if cell.name in work.configs}.values():
+        first = first_config_of(cell, work.setting)  # of two trainings the second one has no start yet
+        prepare(first if first is not None else work.configs[cell.name])
 
 
 def _make_floors(work: Work) -> None:

@@ -13,15 +13,15 @@ import numpy as np
 from cardialign.cluster.comparison.cost import CPU, Cost
 from cardialign.cluster.comparison.figure import NONE, PROBE, ZERO_SHOT, Column, Figure, task_of
 from cardialign.cluster.comparison.results import share_of, words
-from cardialign.cluster.studies.cells import CELL, SCORES, Outcome, read_scores
 from cardialign.cluster.studies.design import FLOORS, Cell, Variant
+from cardialign.cluster.studies.measures import ZERO_SHOT as ZERO_SHOT_OF_STUDY
+from cardialign.cluster.studies.measures import share_of as share_of_labels
+from cardialign.cluster.studies.outcome import CELL, SCORES, Outcome, read_scores
 from cardialign.cluster.studies.table import scored_of
 from cardialign.cluster.studies.work import CELLS, FLOOR_CELLS
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import is_plain_name, read_json
 from cardialign.pretrain.evaluation.scored import ScoredRecords
-
-KIND_OF = {"zero_shot": ZERO_SHOT, "probe": PROBE}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,11 @@ def variants_of(folder: Path, table: Mapping[str, Any]) -> list[StudyVariant]:
     study, out = words(table["study"]), []
     for row in table["rows"]:
         variant = words(row["variant"])
-        figures = [_figure(folder, table, row, measure) for measure in KIND_OF if isinstance(row.get(measure), dict)]
+        figures = [
+            _figure(folder, table, row, measure)
+            for measure, of in row.items()
+            if isinstance(of, dict) and (measure == ZERO_SHOT_OF_STUDY or share_of_labels(measure) is not None)
+        ]
         changes = row["changes"] if isinstance(row.get("changes"), dict) else {}
         remarks = (words(row["words"]),) if isinstance(row.get("words"), str) else ()
         out.append(StudyVariant(study, variant, changes, _cost(row), tuple(figures), remarks))
@@ -69,11 +73,11 @@ def _figure(folder: Path, table: Mapping[str, Any], row: Mapping[str, Any], meas
     folds, seeds = [int(fold) for fold in table["folds"]], [int(seed) for seed in table["seeds"]]
     ground = {"protocol": "study", "shards": words(table["shards"]), "folds": ", ".join(map(str, folds))}
     if isinstance(prompts, str):
-        ground["prompts" if measure == "zero_shot" else "labels"] = words(prompts)
+        ground["prompts" if measure == ZERO_SHOT_OF_STUDY else "labels"] = words(prompts)
     sd, low, high = (found.get(key) for key in ("seed_sd", "low", "high"))
     parts, unpaired = _parts(folder, words(row["variant"]), (folds, seeds), measure, ground["shards"])
     return Figure(
-        Column(KIND_OF[measure], task, None if measure == "zero_shot" else 1.0),
+        Column(ZERO_SHOT if measure == ZERO_SHOT_OF_STUDY else PROBE, task, share_of_labels(measure)),
         share_of(found["auroc"]),
         None if sd is None else share_of(sd),
         None if low is None else share_of(low),

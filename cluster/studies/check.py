@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cardialign.cluster.studies.cells import Setting, config_of, task_of, words_of
+from cardialign.cluster.studies.cells import config_of, first_config_of
 from cardialign.cluster.studies.design import Cell, Design, digest_of
+from cardialign.cluster.studies.measures import ZERO_SHOT
+from cardialign.cluster.studies.outcome import Setting
+from cardialign.cluster.studies.scoring import task_of, words_of
 from cardialign.data_shards.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -18,8 +21,10 @@ if TYPE_CHECKING:
 
 
 def configs_of(design: Design, cells: Sequence[Cell], setting: Setting) -> dict[str, RunConfig]:
-    """What each cell trains, by its name. Raises as `config_of`."""
-    return {cell.name: config_of(design, cell, setting) for cell in cells}
+    """What each cell trains, by its name, but for those that labels alone train. Raises as `config_of`."""
+    for cell in cells:
+        first_config_of(cell, setting)
+    return {cell.name: config_of(design, cell, setting) for cell in cells if cell.variant.supervised is None}
 
 
 def check(
@@ -35,12 +40,13 @@ def check(
     from cardialign.pretrain.methods.base import method_class
 
     made: dict[str, str] = {}
+    cells = [cell for cell in cells if cell.name in configs]
     for cell in cells:
         config, where = configs[cell.name], f"study {design.name}"
-        if not method_class(config).reports:
+        if ZERO_SHOT in setting.measures and not method_class(config).reports:
             raise UsageError(
                 f"{where}, variant {cell.variant.name}: method {config.method.name} reads no reports",
-                "a study scores words, too: choose a method with reports, or probe encoders by `evaluate grid`",
+                "choose a method with reports, or write `measures: [probe]` in the study, which scores words otherwise",
             )
         trained = {**config.resolved(), "name": ""}  # a name trains nothing
         same = made.setdefault(f"{cell.fold} {cell.seed} {digest_of(trained)}", cell.variant.name)
@@ -61,7 +67,8 @@ def _check_records(design: Design, cells: Sequence[Cell], configs: Mapping[str, 
     seen: dict[int, str] = {}
     for cell in cells:
         training = configs[cell.name].training
-        seen.setdefault((training.steps or 0) * training.global_batch, cell.variant.name)
+        first = cell.variant.first.records if cell.variant.first else 0
+        seen.setdefault(first + (training.steps or 0) * training.global_batch, cell.variant.name)
     if len(seen) > 1:
         told = ", ".join(f"{name} {records}" for records, name in seen.items())
         raise UsageError(
@@ -98,7 +105,7 @@ def _check_fold(fold: int, setting: Setting, shard_set: ShardSet) -> int:
     from cardialign.pretrain.evaluation.probing.linear_probe import Learnable
     from cardialign.pretrain.evaluation.scoring import usable_classes
 
-    task, words = task_of(setting, shard_set, fold), words_of(setting, shard_set, fold)
+    task = task_of(setting, shard_set, fold)
     try:
         Learnable.of(task.truth, task.parts, task.decided, task.parts.train)
     except ValueError as error:
@@ -106,8 +113,11 @@ def _check_fold(fold: int, setting: Setting, shard_set: ShardSet) -> int:
             f"fold {fold} kept out, the probe's penalty chosen on fold {setting.validation(fold)}: {error}",
             "use larger folds, or give other --folds",
         ) from None
-    probed = (task.truth[task.parts.test], task.decided_in(task.parts.test))
-    for measure, (truth, decided) in (("probe", probed), ("zero-shot", (words.truth, words.decided))):
+    asked = {"probe": (task.truth[task.parts.test], task.decided_in(task.parts.test))}
+    if ZERO_SHOT in setting.measures:
+        words = words_of(setting, shard_set, fold)
+        asked["zero-shot"] = (words.truth, words.decided)
+    for measure, (truth, decided) in asked.items():
         if not usable_classes(truth, decided)[0].size:
             raise UserError(
                 f"fold {fold} kept out: no class has both positives and negatives there ({measure})",

@@ -11,14 +11,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.studies.measures import MEASURES, unknown_measures
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.files import read_text
 
 LONGEST_NAME = 60
 PAEDIATRIC = "paediatric"
 """The study that is no YAML file (`studies.paediatric`)."""
-KEYS, MAY = ("name", "recipe", "reference", "variants"), ("records", "missingness")
-VARIANT_KEYS, VARIANT_MAY = ("words", "set"), ("recipe",)
+KEYS, MAY = ("name", "recipe", "reference", "variants"), ("records", "missingness", "measures")
+VARIANT_KEYS, VARIANT_MAY = ("words", "set"), ("recipe", "first", "supervised")
+FIRST_KEYS = ("recipe", "records")
 FLOORS = {
     "untrained": "the reference with fresh weights",
     "random-kernels": "random convolution kernels + logistic regression",
@@ -28,14 +30,28 @@ FLOORS = {
 
 
 @dataclass(frozen=True)
+class First:
+    """A training before that of the variant, which starts from its weights: recipe, and how many records it sees."""
+
+    recipe: str
+    records: int
+
+
+@dataclass(frozen=True)
 class Variant:
     """name, what it is in words, and the keys (dotted) in which it differs from its recipe: that of the study, or one
-    of its own."""
+    of its own.
+
+    first: of two trainings the first one; supervised: trained on the labels alone, from random weights, by this preset
+    of fine-tuning (`probing.fine_tune.PRESETS`), without a recipe.
+    """
 
     name: str
     words: str
     changes: dict[str, Any]
     recipe: str | None = None
+    first: First | None = None
+    supervised: str | None = None
 
     @property
     def overrides(self) -> list[str]:
@@ -49,6 +65,7 @@ class Design:
 
     records: how many records every variant sees in training, whatever its batch; None: as its recipe says.
     missingness: also scored with leads and time missing (`studies.missing`).
+    measures: what each is scored by (`studies.measures`).
     """
 
     name: str
@@ -57,6 +74,7 @@ class Design:
     variants: tuple[Variant, ...]
     records: int | None = None
     missingness: bool = False
+    measures: tuple[str, ...] = MEASURES
 
     def recipe_of(self, variant: Variant) -> str:
         return variant.recipe or self.recipe
@@ -115,8 +133,9 @@ def _judged(values: Any, where: str) -> Design:
     def refuse(problem: str) -> UsageError:
         return UsageError(
             f"study {where}: {problem}",
-            f"a study has {', '.join(KEYS)}, records where all variants see as many, and missingness; a variant is "
-            "NAME: {words: what it is, set: {encoder.beat: false}}, and recipe where it has one of its own",
+            f"a study has {', '.join(KEYS)}, records where all variants see as many, measures, and missingness; a "
+            "variant is NAME: {words: what it is, set: {encoder.beat: false}}, and recipe where it has one of its own, "
+            "first where another training comes before, or supervised where labels alone train it",
         )
 
     if not isinstance(values, dict):
@@ -132,19 +151,50 @@ def _judged(values: Any, where: str) -> Design:
         raise refuse(f"records is {records!r:.40}, and no whole number above 0")
     if not isinstance(values.get("missingness", False), bool):
         raise refuse("missingness is true or false")
+    asked, measures = values.get("missingness", False), values.get("measures", list(MEASURES))
+    if problem := unknown_measures(measures, asked):
+        raise refuse(problem)
     if not isinstance(values["variants"], dict) or not values["variants"]:
         raise refuse("variants is empty")
     variants: list[Variant] = []
     for name, each in values["variants"].items():
-        if problem := _wrong(name, each):
+        if problem := _wrong(name, each) or _wrong_kind(each, records):
             raise refuse(f"variant {name!r:.40} {problem}")
         if alike := [other.name for other in variants if other.name.lower() == name.lower()]:
             raise refuse(f"variants {alike[0]} and {name} would share their folders where capitals do not count")
-        variants.append(Variant(name, " ".join(each["words"].split()), each["set"], each.get("recipe")))
+        first = First(**each["first"]) if "first" in each else None
+        words, supervised = " ".join(each["words"].split()), each.get("supervised")
+        variants.append(Variant(name, words, each["set"], each.get("recipe"), first, supervised))
     if values["reference"] not in values["variants"]:
         raise refuse(f"its reference {values['reference']!r:.40} is none of its variants")
-    asked = values.get("missingness", False)
-    return Design(values["name"], values["recipe"], values["reference"], tuple(variants), records, asked)
+    if "supervised" in values["variants"][values["reference"]]:
+        raise refuse("its reference is supervised; choose a variant that has a recipe")
+    return Design(
+        values["name"], values["recipe"], values["reference"], tuple(variants), records, asked, tuple(measures)
+    )
+
+
+def _wrong_kind(each: dict[str, Any], records: int | None) -> str:
+    """What is wrong with the stages of a variant, or with its preset; "" for nothing."""
+    from cardialign.pretrain.evaluation.probing.fine_tune import PRESETS
+
+    if "supervised" in each:
+        known = [name for name, (start, _) in PRESETS.items() if start is not None]
+        if each["supervised"] not in known:
+            return f"has supervised {each['supervised']!r:.40}, and the presets are {', '.join(known)}"
+        if each["set"] or "recipe" in each or "first" in each:
+            return "is supervised: it has no recipe, no first training, and nothing to set"
+    if "first" not in each:
+        return ""
+    first = each["first"]
+    if not isinstance(first, dict) or set(first) != set(FIRST_KEYS) or not isinstance(first["recipe"], str):
+        return "needs a mapping for `first`: {recipe: NAME, records: how many it sees}"
+    seen = first["records"]
+    if records is None:
+        return "has a first training, and the study does not say how many `records` both see together"
+    if isinstance(seen, bool) or not isinstance(seen, int) or not 0 < seen < records:
+        return f"shows {seen!r:.40} records to its first training; give a number above 0 and below {records}"
+    return ""
 
 
 def _wrong(name: Any, each: Any) -> str:

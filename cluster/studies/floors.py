@@ -9,27 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cardialign.cluster.studies.cells import (
-    MEASURES,
-    Outcome,
-    Setting,
-    config_of,
-    finished,
-    keep,
-    measured,
-    origin_of,
-    scoring_device,
-)
-from cardialign.cluster.studies.cells import task_of as task_of_fold
+from cardialign.cluster.studies.cells import config_of, origin_of
 from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant
+from cardialign.cluster.studies.measures import MEASURES, ZERO_SHOT, draws_labels, of_floor
 from cardialign.cluster.studies.origin import RECIPE, Origin, plain
+from cardialign.cluster.studies.outcome import Outcome, Setting, finished, keep
+from cardialign.cluster.studies.scoring import measured, scoring_device
+from cardialign.cluster.studies.scoring import task_of as task_of_fold
 from cardialign.data_shards.files import write_json
 from cardialign.pretrain.run.lock import HeldError, locked_run
 
@@ -41,15 +34,16 @@ _VERSION = 1
 _OF_ENCODER, _BY_HAND = "untrained", "hand-features"
 
 
-def floor_cells(places: Iterable[tuple[int, int]]) -> list[Cell]:
-    """The cells of all floors for these (seed, fold), seed by seed; of hand features one a fold, at the first seed."""
+def floor_cells(places: Iterable[tuple[int, int]], measures: Sequence[str] = MEASURES) -> list[Cell]:
+    """The cells of all floors for these (seed, fold), seed by seed; of hand features one a fold, at the first seed,
+    where no measure draws labels by the seed."""
     wanted = sorted(set(places))
     first = {fold: min(seed for seed, other in wanted if other == fold) for _, fold in wanted}
     return [
         Cell(Variant(name, words, {}), fold, seed)
         for seed, fold in wanted
         for name, words in FLOORS.items()
-        if name != _BY_HAND or seed == first[fold]
+        if name != _BY_HAND or seed == first[fold] or draws_labels(measures)
     ]
 
 
@@ -63,7 +57,7 @@ def run_floors(
 ) -> list[Outcome]:
     """Every floor of these (seed, fold), those that `folder` holds from there, but for seeds that another process is
     making. Raises as `finished` and `measured`."""
-    cells = floor_cells(places)
+    cells = floor_cells(places, setting.measures)
     wanted = {cell.name: _wanted(design, cell, setting, shard_set) for cell in cells}
     found = {cell.name: finished(cell, folder / cell.name, *wanted[cell.name]) for cell in cells}
 
@@ -90,7 +84,7 @@ def floors_there(
     design: Design, places: Iterable[tuple[int, int]], setting: Setting, folder: Path, shard_set: ShardSet
 ) -> list[Outcome]:
     """Every floor of these (seed, fold), or none when one of them is not there yet."""
-    cells = floor_cells(places)
+    cells = floor_cells(places, setting.measures)
     found = [finished(cell, folder / cell.name, *_wanted(design, cell, setting, shard_set)) for cell in cells]
     there = [each for each in found if each is not None]
     return there if len(there) == len(cells) else []
@@ -101,10 +95,13 @@ def _wanted(design: Design, cell: Cell, setting: Setting, shard_set: ShardSet) -
     facts: dict[str, Any] = {"floor": cell.variant.name, "version": _VERSION, "shards": shard_set.fingerprint}
     if cell.variant.name == _OF_ENCODER:
         config = config_of(design, _reference(design, cell), setting)
-        return Origin({**facts, **origin_of(config, setting, shard_set).facts}), MEASURES
-    by = {} if cell.variant.name == _BY_HAND else {"seed": cell.seed}
+        measures = of_floor(setting.measures, words=True)
+        return Origin({**facts, **origin_of(config, setting, shard_set).facts}), measures
+    by = {} if cell.variant.name == _BY_HAND and not draws_labels(setting.measures) else {"seed": cell.seed}
     told = {**facts, **by, "labels": setting.label_set, "folds": setting.folds, "test": cell.fold}
-    return Origin(told), ("probe",)
+    if setting.measures != MEASURES:
+        told["measures"] = list(setting.measures)
+    return Origin(told), of_floor(setting.measures, words=False)
 
 
 def _reference(design: Design, cell: Cell) -> Cell:
@@ -124,7 +121,8 @@ def _made(design: Design, todo: list[Cell], setting: Setting, shard_set: ShardSe
     tasks = {fold: task_of_fold(setting, shard_set, fold) for fold in sorted({cell.fold for cell in todo})}
     rows = np.unique(np.concatenate([task.rows for task in tasks.values()]))
     config = config_of(design, _reference(design, todo[0]), setting)
-    encoder = untrained_encoder(config, shard_set.spec, todo[0].seed, scoring_device())
+    by_words = ZERO_SHOT in setting.measures
+    encoder = untrained_encoder(config, shard_set.spec, todo[0].seed, scoring_device(), with_reports=by_words)
     others = tuple(name for name in FLOORS if name != _OF_ENCODER and any(cell.variant.name == name for cell in todo))
     read = read_systems(encoder, Records(shard_set, rows), others, todo[0].seed)
     embedding = embed_set([encoder], shard_set, rows, EmbedOptions(with_features=True))[0].embedding

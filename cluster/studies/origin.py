@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 RECIPE = "recipe.yaml"
 """Beside a cell: the configuration that was trained, each key of it, in JSON (which is YAML)."""
-CONFIG = "config"
+CONFIG, FIRST = "config", "first"
 
 
 def plain(config: RunConfig) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def plain(config: RunConfig) -> dict[str, Any]:
 @dataclass(frozen=True)
 class Origin:
     """All that a cell follows from, as plain values; under `config`, where there is one, a configuration in which the
-    fingerprint of the shard set stands for the folder where it lies."""
+    fingerprint of the shard set stands for the folder where it lies; under `first` that of a training before it."""
 
     facts: dict[str, Any]
 
@@ -63,4 +63,6 @@ class Origin:
         return self._placed(plain(parse_config(written))) == self.facts[CONFIG]
 
     def _placed(self, values: dict[str, Any]) -> dict[str, Any]:
-        return {**values, "data": {**values["data"], "shards": self.facts[CONFIG]["data"]["shards"]}}
+        """With the set of this; of two trainings the second one starts from the first, wherever that lies."""
+        start = {"init_from": self.facts[CONFIG]["init_from"]} if FIRST in self.facts else {}
+        return {**values, **start, "data": {**values["data"], "shards": self.facts[CONFIG]["data"]["shards"]}}

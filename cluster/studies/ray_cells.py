@@ -11,18 +11,19 @@ from typing import Any
 
 from cardialign.cluster.environment.handed_on import adopt
 from cardialign.cluster.evaluations.tasks import RayTasks, sign_of_life
-from cardialign.cluster.studies.cells import Setting, run_cell
+from cardialign.cluster.studies.cells import run_cell
 from cardialign.cluster.studies.design import Cell
 from cardialign.cluster.studies.not_learnt import NotLearnt
+from cardialign.cluster.studies.outcome import Setting
 from cardialign.pretrain.run.lock import HeldError
 
 
 @dataclass(frozen=True)
 class StudyJob:
-    """A cell, what it trains as plain values, and the folder that its scores are kept in."""
+    """A cell, what it trains as plain values (None: labels alone train it), and the folder of its scores."""
 
     cell: Cell
-    config: dict[str, Any]
+    config: dict[str, Any] | None
     setting: Setting
     folder: Path
 
@@ -36,7 +37,8 @@ def work_on_cell(job: StudyJob, environment: dict[str, str]) -> None:
     adopt(environment)
     job.folder.mkdir(parents=True, exist_ok=True)
     with sign_of_life(_sign(job)), contextlib.suppress(HeldError, NotLearnt):
-        run_cell(job.cell, parse_config(job.config), job.setting, job.folder, ShardSet.open(job.setting.shards))
+        config = None if job.config is None else parse_config(job.config)
+        run_cell(job.cell, config, job.setting, job.folder, ShardSet.open(job.setting.shards))
 
 
 def _sign(job: StudyJob) -> Path:

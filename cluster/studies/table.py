@@ -9,18 +9,21 @@ compared, and floors stand beside them at the same folds and seeds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from cardialign.cluster.studies.cells import MEASURES, Outcome
 from cardialign.cluster.studies.design import FLOORS, Design
+from cardialign.cluster.studies.measures import FRESH, PROBE, ranked, words_of
+from cardialign.cluster.studies.outcome import Outcome
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.evaluation.intervals import Sample, difference_interval, mean_interval
 from cardialign.pretrain.evaluation.scored import ScoredRecords, joint_samples
 from cardialign.pretrain.evaluation.scoring import class_auroc, decided_at, usable_classes
 
-MEASURE_WORDS = {"zero_shot": "zero-shot", "probe": "probe"}
+GAINED = "gained"
+"""Of a row: what training gave its probe over that of its own encoder with fresh weights."""
 HOW = (
     "95 % intervals are of patients: whole patients are resampled, the same ones for every row, and the seeds, which "
     "all score the same patients, are averaged within each resample; sd is the spread over seeds."
@@ -39,7 +42,7 @@ def study_table(
     own = {each.name: [one for one in shared if one.cell.variant.name == each.name] for each in design.variants}
     own |= {name: mine for name in FLOORS if (mine := [one for one in floors if one.cell.variant.name == name])}
     rows = {name: _row(mine) for name, mine in own.items()}
-    for measure in MEASURES:
+    for measure in ranked(design.measures):
         having = {name: mine for name, mine in own.items() if measure in mine[0].scores}
         samples = samples_of(having, measure, resamples)
         for name, sample in samples.items():
@@ -51,16 +54,30 @@ def study_table(
                 found["reference_ahead"] = ahead
                 found["ahead_low"], found["ahead_high"] = difference_interval(samples[design.reference], sample)
             rows[name][measure] = found
+    if FRESH in design.measures:
+        for name, mine in own.items():
+            if FRESH in mine[0].scores:
+                rows[name][GAINED] = _gained(mine, resamples)
     return {
         "study": design.name,
         "recipe": design.recipe,
         **({} if design.records is None else {"records": design.records}),
+        "measures": list(design.measures),
         "reference": design.reference,
         "folds": sorted({each.cell.fold for each in shared}),
         "seeds": sorted({each.cell.seed for each in shared}),
         "intervals": HOW,
         "rows": list(rows.values()),
     }
+
+
+def _gained(own: Sequence[Outcome], resamples: int) -> dict[str, float]:
+    """What training gave the probe of a row: over that of its own encoder with fresh weights, paired by patient."""
+    fresh = [replace(each, scores={PROBE: each.scores[FRESH]}) for each in own]
+    samples = samples_of({"trained": list(own), "fresh": fresh}, PROBE, resamples)
+    low, high = difference_interval(samples["trained"], samples["fresh"])
+    before = _figure(samples["fresh"])
+    return {"fresh": before, "gained": _figure(samples["trained"]) - before, "low": low, "high": high}
 
 
 def _figure(sample: Sample) -> float:
@@ -168,22 +185,14 @@ def spread_of(cells: Sequence[dict[str, Any]]) -> float | None:
 
 def lines_of(table: dict[str, Any]) -> list[str]:
     """The table for a reader, in Markdown."""
-    head = [
-        "",
-        "",
-        "zero-shot (95 %)",
-        "reference ahead",
-        "probe (95 %)",
-        "reference ahead",
-        "M par.",
-        "M trained",
-        "GFLOP",
-        "CPU s",
-        "cells",
-    ]
+    measures, gained = ranked(tuple(table["measures"])), FRESH in table["measures"]
+    figures = [text for measure in measures for text in (f"{words_of(measure)} (95 %)", "reference ahead")]
+    figures += ["over fresh weights"] if gained else []
+    head = ["", "", *figures, "M par.", "M trained", "GFLOP", "CPU s", "cells"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in table["rows"]:
-        figures = [text for measure in MEASURES for text in _told(row.get(measure))]
+        figures = [text for measure in measures for text in _told(row.get(measure))]
+        figures += [_told_gained(row.get(GAINED))] if gained else []
         size = [f"{row[key] / 1e6:.2f}" if row[key] else "-" for key in ("parameters", "trained_parameters")]
         size.append(f"{row['gflop']:.2f}" if row["gflop"] else "-")
         name = f"*{row['variant']}*" if row["floor"] else row["variant"]
@@ -195,6 +204,10 @@ def lines_of(table: dict[str, Any]) -> list[str]:
         "M par. and GFLOP (forward, one record) are of the ECG encoder, M trained of all that trains."
     )
     return [*lines, "", f"{about} {table['intervals']}", "", *_standing(table)]
+
+
+def _told_gained(found: dict[str, float] | None) -> str:
+    return "-" if found is None else f"{found['gained']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
 
 
 def _told(found: dict[str, Any] | None) -> tuple[str, str]:
@@ -210,10 +223,10 @@ def _told(found: dict[str, Any] | None) -> tuple[str, str]:
 def _standing(table: dict[str, Any]) -> list[str]:
     """Whom the reference is ahead of with the whole interval of the paired difference, and whom not."""
     lines = []
-    for measure in MEASURES:
+    for measure in ranked(tuple(table["measures"])):
         rows = [row for row in table["rows"] if "reference_ahead" in row.get(measure, {})]
         ahead = [row["variant"] for row in rows if row[measure]["ahead_low"] > 0]
         others = [row["variant"] for row in rows if not row[measure]["ahead_low"] > 0]
         said = f"the reference is ahead, lower bound above 0, of {', '.join(ahead) or 'none'}"
-        lines.append(f"- {MEASURE_WORDS[measure]}: {said}; not of {', '.join(others) or 'none'}")
+        lines.append(f"- {words_of(measure)}: {said}; not of {', '.join(others) or 'none'}")
     return lines

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cardialign.cluster.studies.cells import Outcome, Setting, check_costs, finished, origin_of, run_cell
+from cardialign.cluster.studies.cells import origin_of_cell, run_cell
 from cardialign.cluster.studies.design import Cell, Design
 from cardialign.cluster.studies.not_learnt import NotLearnt, not_learnt
 from cardialign.cluster.studies.origin import Origin
+from cardialign.cluster.studies.outcome import Outcome, Setting, check_costs, finished
 from cardialign.cluster.studies.ray_cells import StudyJob, on_ray
 from cardialign.data_shards.errors import UsageError
 from cardialign.pretrain.run.files import LOCK
@@ -51,7 +52,7 @@ def on_ray_of(args: argparse.Namespace) -> OnRay | None:
 
 @dataclass(frozen=True)
 class Work:
-    """A study that was checked: its cells, what each trains, and the folder that holds them."""
+    """A study that was checked: its cells, what each trains that has a recipe, and the folder that holds them."""
 
     design: Design
     cells: Sequence[Cell]
@@ -69,7 +70,7 @@ class Work:
     def look(self, cell: Cell) -> Outcome | None:
         """A cell that is finished by now. Raises as `finished`."""
         if cell.name not in self._found:
-            found = finished(cell, self._folder(cell), self._origin(cell))
+            found = finished(cell, self._folder(cell), self._origin(cell), self.setting.measures_of(cell))
             if found is None:
                 return None
             self._found[cell.name] = check_costs(found, self._folder(cell))
@@ -82,7 +83,8 @@ class Work:
 
     def _origin(self, cell: Cell) -> Origin:
         if cell.name not in self._wanted:
-            self._wanted[cell.name] = origin_of(self.configs[cell.name], self.setting, self.shard_set)
+            config = self.configs.get(cell.name)
+            self._wanted[cell.name] = origin_of_cell(cell, config, self.setting, self.shard_set)
         return self._wanted[cell.name]
 
     def there(self) -> list[Outcome]:
@@ -119,7 +121,7 @@ class Work:
     def _here(self, cells: Iterator[Cell]) -> Iterator[Cell]:
         for cell in cells:
             with contextlib.suppress(HeldError, NotLearnt):
-                run_cell(cell, self.configs[cell.name], self.setting, self._folder(cell), self.shard_set)
+                run_cell(cell, self.configs.get(cell.name), self.setting, self._folder(cell), self.shard_set)
                 yield cell
 
     def _on_ray(self, cells: Iterator[Cell], ray: OnRay) -> Iterator[Cell]:
@@ -128,7 +130,9 @@ class Work:
         def jobs() -> Iterator[StudyJob]:
             for cell in cells:
                 given.append(cell)
-                yield StudyJob(cell, self.configs[cell.name].resolved(), self.setting, self._folder(cell).absolute())
+                config = self.configs.get(cell.name)
+                told = None if config is None else config.resolved()
+                yield StudyJob(cell, told, self.setting, self._folder(cell).absolute())
 
         for done in on_ray(jobs(), ray.address, ray.workers):
             yield given[done]

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cardialign.cluster.studies.cells import Outcome, finished, keep, scoring_device
 from cardialign.cluster.studies.design import Cell, Variant, digest_of
 from cardialign.cluster.studies.origin import Origin
+from cardialign.cluster.studies.outcome import Outcome, finished, keep
 from cardialign.cluster.studies.paediatric.design import ARMS, PLAIN, REFERENCE, SAME_AGE, Arm, Sizes, made_of
 from cardialign.cluster.studies.paediatric.records import Split, split_by_age
+from cardialign.cluster.studies.scoring import scoring_device
 from cardialign.cluster.studies.training import train
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import read_json, write_json

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cardialign.cluster.environment.handed_on import adopt
 from cardialign.cluster.evaluations.tasks import RayTasks, sign_of_life
-from cardialign.cluster.studies.cells import Outcome
+from cardialign.cluster.studies.outcome import Outcome
 from cardialign.cluster.studies.paediatric.cells import CELLS, Study, cell_of
 from cardialign.cluster.studies.paediatric.design import Arm, Sizes
 from cardialign.cluster.studies.work import OnRay

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cardialign.cluster.studies.cells import Outcome
+from cardialign.cluster.studies.outcome import Outcome
 from cardialign.cluster.studies.paediatric.cells import MEASURES
 from cardialign.cluster.studies.paediatric.design import ARMS, PLAIN, REFERENCE, held_out_words
 from cardialign.cluster.studies.table import HOW, by_cell, samples_of, spread_of

@@ -14,7 +14,7 @@ from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.stream.stream import iterate_rows
 from cardialign.pretrain.config import parse_config
-from cardialign.pretrain.encoders.base import EcgEncoder, create_encoder
+from cardialign.pretrain.encoders.base import EcgEncoder, EncoderConfig, create_encoder
 from cardialign.pretrain.evaluation.features import reader_of
 from cardialign.pretrain.evaluation.ledger import opening_line, told
 from cardialign.pretrain.evaluation.probing.fine_tune import (
@@ -97,6 +97,13 @@ class TunedResult:
         return "\n".join(lines)
 
 
+def encoder_section(preset: str) -> EncoderConfig:
+    """The encoder that a supervised preset trains from random weights."""
+    start, _ = PRESETS[preset]
+    assert start is not None, f"{preset} starts from an encoder"
+    return parse_config({"encoder": start}, "encoder").encoder
+
+
 def random_start(values: dict[str, object], shard_set: ShardSet, seed: int) -> EcgEncoder:
     """The encoder that a section `encoder:` asks for, with fresh weights. Raises UsageError as `parse_config`."""
     config = parse_config({"encoder": values}, "encoder")
@@ -162,8 +169,12 @@ def tuned_by(
         raise _told(error, task) from None
 
 
-def from_scratch(preset: str, shard_set: ShardSet, task: ProbeTask) -> Callable[..., ProbeFit]:
+def from_scratch(
+    preset: str, shard_set: ShardSet, task: ProbeTask, shown: int | None = None
+) -> Callable[..., ProbeFit]:
     """A supervised preset as a way of reading a task: f(truth, parts, share, style, seed, decided), like a probe's.
+
+    shown: at most so many records, each as often as it is shown, and at least one epoch; None: as the preset says.
 
     It learns from the same part of the training records as a probe of that share and seed, from weights of that seed.
     The choice of the fit is its best epoch. It raises ValueError as `fine_tune`, UserError when training diverges.
@@ -176,12 +187,13 @@ def from_scratch(preset: str, shard_set: ShardSet, task: ProbeTask) -> Callable[
         truth: np.ndarray, parts: Parts, share: float, style: str, seed: int, decided: np.ndarray | None
     ) -> ProbeFit:
         rows = learnable(truth, parts, decided, share, style, seed).rows
+        epochs = options.epochs if shown is None else min(options.epochs, max(1, shown // len(rows)))
         found = fine_tune(
             random_start(start, shard_set, seed),
             _reader(shard_set, task, options),
             truth,
             replace(parts, train=rows),
-            options.model_copy(update={"seed": seed}),
+            options.model_copy(update={"seed": seed, "epochs": epochs}),
             decided=decided,
         )
         best = found.history[found.best_epoch - 1]

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from cardialign.cluster.comparison.published import published
-from cardialign.cluster.studies.cells import keep
 from cardialign.cluster.studies.design import Design, Variant
+from cardialign.cluster.studies.outcome import keep
 from cardialign.cluster.studies.table import study_table
 from cardialign.pretrain.export.missing_card import add_card, sealed
 from cardialign.pretrain.export.write import export_encoder

@@ -13,8 +13,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cardialign.cluster.evaluations.tasks import RayTasks
-from cardialign.cluster.studies.cells import CELL, Outcome, keep
 from cardialign.cluster.studies.design import Cell, Variant
+from cardialign.cluster.studies.outcome import CELL, Outcome, keep
 from cardialign.cluster.studies.paediatric.cells import Study
 from cardialign.cluster.studies.paediatric.command import run
 from cardialign.cluster.studies.paediatric.design import ARMS, HELD_OUT, TINY, Arm, band_of

@@ -12,18 +12,13 @@ import pytest
 import yaml
 from sklearn.metrics import roc_auc_score
 
-from cardialign.cluster.studies.cells import (
-    MEASURES,
-    Outcome,
-    Setting,
-    config_of,
-    finished,
-    keep,
-)
-from cardialign.cluster.studies.check import check
+from cardialign.cluster.studies.cells import config_of
+from cardialign.cluster.studies.check import check, configs_of
 from cardialign.cluster.studies.design import FLOORS, Cell, Design, Variant, cells_of, load_design, study_names
 from cardialign.cluster.studies.floors import floor_cells
+from cardialign.cluster.studies.measures import MEASURES
 from cardialign.cluster.studies.origin import Origin
+from cardialign.cluster.studies.outcome import Outcome, Setting, finished, keep
 from cardialign.cluster.studies.table import lines_of, study_table
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import SignalSpec
@@ -46,15 +41,18 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def test_every_variant_differs_from_the_recipe_in_the_keys_it_names_and_in_no_other(name: str) -> None:
     design = load_design(name)
     for variant in design.variants:
-        itself = dataclasses.replace(variant, changes={})
+        if variant.supervised is not None:
+            continue
+        itself = dataclasses.replace(variant, changes={}, first=None)
         alone = dataclasses.replace(design, variants=(itself,), records=None)
         plain = flat(config_of(alone, Cell(itself, 4, 0), PLACES).resolved())
         changed = flat(config_of(design, Cell(variant, 4, 0), PLACES).resolved())
         if design.records is not None:  # how long a training is follows from them
             changed |= {key: plain[key] for key in ("training.steps", "training.epochs")}
         differing = {key for key in plain.keys() | changed.keys() if plain.get(key) != changed.get(key)}
-        meant = {key for key in variant.changes if variant.changes[key] is not None}
-        sections = tuple(f"{key}." for key in variant.changes if variant.changes[key] is None)
+        whole = {key for key, value in variant.changes.items() if value is None or (key == "encoder" and value)}
+        meant = variant.changes.keys() - whole
+        sections = tuple(f"{key}." for key in whole)
         assert {key for key in differing if not key.startswith(sections or "-")} - set(variant.changes) == set()
         assert meant <= differing, f"{variant.name} says that it changes {meant - differing}, and does not"
 
@@ -84,6 +82,31 @@ def test_the_methods_have_recipes_that_exist_and_see_as_many_of_the_same_records
         if method_class(load_config(name)).reports and "published" not in name and not name.startswith("cardialign")
     }  # fmt: skip
     assert {name for name in learning if "stage-2" not in name} <= recipes, "a method without a row"
+
+
+SIGNAL_ONLY = {
+    "simclr", "byol", "barlow_twins", "moco_v3", "simsiam", "ts_tcc", "clocs", "astcl", "wav2vec2_cmsc", "crt",
+    "st_mem", "heartlang", "jepa", "cpc",
+}  # fmt: skip
+"""The signal-only rows of the brief's comparison table and the two that now lead; ECG-FM is `wav2vec2_cmsc`, larger."""
+
+
+def test_the_baselines_have_every_row_of_the_published_table_on_equal_terms() -> None:
+    design = load_design("baselines")
+    cells = [Cell(each, 4, 0) for each in design.variants]
+    configs = configs_of(design, cells, dataclasses.replace(PLACES, measures=design.measures))
+    methods = {each.method.name for each in configs.values()}
+    assert methods == SIGNAL_ONLY | {"cardialign", "merl", "melp"}
+    assert {each.supervised for each in design.variants} - {None} == {"supervised-s4", "supervised-resnet1d"}
+    assert design.measures == ("probe_10", "probe", "fresh") and design.reference == "cardialign"
+    firsts = {cell.name: cell.variant.first.records if cell.variant.first else 0 for cell in cells}
+    seen = {
+        name: firsts[name] + each.training.global_batch * (each.training.steps or 0) for name, each in configs.items()
+    }
+    assert set(seen.values()) == {design.records}
+    assert {tuple(each.data.folds or ()) for each in configs.values()} == {(1, 2, 3)}
+    shared = {"simclr", "byol", "barlow_twins", "moco_v3", "simsiam", "clocs", "astcl"}
+    assert len({each.encoder for each in configs.values() if each.method.name in shared}) == 1, "one encoder, so a loss"
 
 
 def test_a_study_says_how_many_records_each_sees_and_nothing_gives_one_of_them_more() -> None:
@@ -133,6 +156,42 @@ def test_the_fold_kept_out_is_in_no_training_and_the_one_before_it_chooses() -> 
         ("{name: a, recipe: 1, reference: c, variants: {c: {words: w, set: {}}}}", "are words"),
         ("{name: a, recipe: b, reference: c, variants: {c: {words: w, set: {}, recipe: 3}}}", "a word for `recipe`"),
         ("{name: a, recipe: b, reference: c, records: 1.5, variants: {c: {words: w, set: {}}}}", "no whole number"),
+        (
+            "{name: a, recipe: b, reference: c, measures: [probe_0, probe], variants: {}}",
+            "has 'probe_0'; known",
+        ),
+        ("{name: a, recipe: b, reference: c, measures: [probe, probe], variants: {}}", "names one twice"),
+        ("{name: a, recipe: b, reference: c, measures: [probe_10], variants: {}}", "measures has no probe"),
+        ("{name: a, recipe: b, reference: c, measures: probe, variants: {}}", "no list of words"),
+        (
+            "{name: a, recipe: b, reference: c, measures: [probe], missingness: true, variants: {}}",
+            "missingness is scored by words, and measures has no zero_shot",
+        ),
+        (
+            "{name: a, recipe: b, reference: c, variants: {c: {words: w, set: {}, supervised: s4}}}",
+            "the presets are supervised-s4, supervised-resnet1d",
+        ),
+        (
+            "{name: a, recipe: b, reference: c, variants: {c: {words: w, set: {e.f: 1}, supervised: supervised-s4}}}",
+            "it has no recipe, no first training, and nothing to set",
+        ),
+        (
+            "{name: a, recipe: b, reference: c, variants: {c: {words: w, set: {}, supervised: supervised-s4}}}",
+            "its reference is supervised",
+        ),
+        (
+            "{name: a, recipe: b, reference: c, variants: {c: {words: w, set: {}, first: {recipe: d, records: 9}}}}",
+            "does not say how many `records` both see together",
+        ),
+        (
+            "{name: a, recipe: b, reference: c, records: 8, variants: {c: {words: w, set: {}, first: "
+            "{recipe: d, records: 8}}}}",
+            "shows 8 records to its first training; give a number above 0 and below 8",
+        ),
+        (
+            "{name: a, recipe: b, reference: c, records: 8, variants: {c: {words: w, set: {}, first: d}}}",
+            "needs a mapping for `first`",
+        ),
     ],
 )
 def test_a_study_that_is_none_is_refused_by_what_is_wrong(tmp_path: Path, text: str, words: str) -> None:
@@ -268,11 +327,51 @@ def test_cells_of_other_records_are_not_compared() -> None:
         study_table(MINE, [good, dataclasses.replace(bad, patients=moved)], resamples=20)
 
 
+def test_training_is_worth_what_it_adds_to_the_probe_of_fresh_weights() -> None:
+    """Of each row, paired by patient; a row without fresh weights has none, and no share of labels is mixed up."""
+    design = dataclasses.replace(MINE, measures=("probe_10", "probe", "fresh"))
+    outcomes = []
+    for variant, few, every, fresh in ((GOOD, 0.4, 2.0, 0.2), (BAD, 0.3, 0.5, 0.5)):
+        for fold, seed in ((1, 0), (2, 0), (1, 1), (2, 1)):
+            found = outcome(variant, fold, seed, every, design.measures)
+            found.scores["probe_10"] = outcome(variant, fold, seed, few).scores["probe"]
+            found.scores["fresh"] = outcome(variant, fold, seed, fresh).scores["probe"]
+            outcomes.append(found)
+    no_fresh = [
+        dataclasses.replace(each, scores={key: each.scores[key] for key in ("probe_10", "probe")})
+        for each in outcomes
+        if each.cell.variant is BAD
+    ]
+    table = study_table(design, outcomes, resamples=60)
+    good, bad = table["rows"]
+    for row, name in ((good, GOOD), (bad, BAD)):
+        own = [each for each in outcomes if each.cell.variant is name]
+        areas = {
+            measure: np.mean([roc_auc_score(each.truth["probe"], each.scores[measure]) for each in own])
+            for measure in design.measures
+        }
+        assert row["probe_10"]["auroc"] == pytest.approx(areas["probe_10"], abs=1e-12)
+        assert row["probe"]["auroc"] == pytest.approx(areas["probe"], abs=1e-12)
+        assert row["gained"]["fresh"] == pytest.approx(areas["fresh"], abs=1e-12)
+        assert row["gained"]["gained"] == pytest.approx(areas["probe"] - areas["fresh"], abs=1e-12)
+        assert "zero_shot" not in row
+    assert good["gained"]["low"] > 0.1 and bad["gained"]["low"] == bad["gained"]["high"] == 0, "the same scores"
+    head, _, first, second = lines_of(table)[:4]
+    assert "| probe, 10 % of the labels (95 %) |" in head and "| over fresh weights |" in head
+    assert "zero-shot" not in head
+    kept = [each for each in outcomes if each.cell.variant is GOOD]
+    without = study_table(design, [*kept, *no_fresh], resamples=60)["rows"]
+    assert "gained" not in without[1] and without[0]["gained"] == good["gained"]
+    assert without[1]["probe_10"] == bad["probe_10"] and f"{bad['probe']['auroc']:.3f}" in second and first != second
+
+
 def test_floors_have_cells_at_the_places_of_the_table_and_hand_features_know_no_seed() -> None:
     cells = [(each.variant.name, each.fold, each.seed) for each in floor_cells([(0, 7), (0, 8), (1, 7), (1, 7)])]
     assert [each for each in cells if each[0] == "hand-features"] == [("hand-features", 7, 0), ("hand-features", 8, 0)]
     for name in ("untrained", "random-kernels"):
         assert [each for each in cells if each[0] == name] == [(name, 7, 0), (name, 8, 0), (name, 7, 1)]
+    drawn = floor_cells([(0, 7), (1, 7)], ("probe_10", "probe"))
+    assert [each.seed for each in drawn if each.variant.name == "hand-features"] == [0, 1], "labels are drawn by it"
 
 
 @pytest.mark.parametrize(
