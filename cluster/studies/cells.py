@@ -200,7 +200,7 @@ def origin_of_cell(cell: Cell, config: RunConfig | None, setting: Setting, shard
         found, first = origin_of(config, setting, shard_set), first_config_of(cell, setting)
         return found if first is None else Origin({**found.facts, **_first_facts(first, setting, shard_set)})
     told = {"shards": shard_set.fingerprint, "labels": setting.label_set, "folds": setting.folds}
-    of_cell = {"test": cell.fold, "seed": cell.seed, "supervised": cell.variant.supervised}
+    of_cell = {"test": cell.fold, "seed": cell.seed, "supervised": cell.variant.supervised, "set": cell.variant.changes}
     return Origin({**told, **of_cell, "records": setting.records, "measures": list(setting.measures_of(cell))})
 
 

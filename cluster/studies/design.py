@@ -43,7 +43,7 @@ class Variant:
     of its own.
 
     first: of two trainings the first one; supervised: trained on the labels alone, from random weights, by this preset
-    of fine-tuning (`probing.fine_tune.PRESETS`), without a recipe.
+    of fine-tuning (`probing.fine_tune.PRESETS`), without a recipe; its changes are of the preset's encoder.
     """
 
     name: str
@@ -182,8 +182,8 @@ def _wrong_kind(each: dict[str, Any], records: int | None) -> str:
         known = [name for name, (start, _) in PRESETS.items() if start is not None]
         if each["supervised"] not in known:
             return f"has supervised {each['supervised']!r:.40}, and the presets are {', '.join(known)}"
-        if each["set"] or "recipe" in each or "first" in each:
-            return "is supervised: it has no recipe, no first training, and nothing to set"
+        if "recipe" in each or "first" in each or not all(str(key).startswith("encoder.") for key in each["set"]):
+            return "is supervised: it has no recipe, no first training, and sets keys of `encoder.` alone"
     if "first" not in each:
         return ""
     first = each["first"]

@@ -75,12 +75,14 @@ def scored_by_labels(cell: Cell, setting: Setting, shard_set: ShardSet, made_fro
     preset = cell.variant.supervised
     assert preset is not None
     began, started, task = time.monotonic(), time.process_time(), task_of(setting, shard_set, cell.fold)
-    fit, scores = from_scratch(preset, shard_set, task, setting.records), {}
+    changes = [each.removeprefix("encoder.") for each in cell.variant.overrides]
+    start = encoder_section(preset, changes)
+    fit, scores = from_scratch(preset, shard_set, task, setting.records, changes), {}
     for measure in setting.measures_of(cell):
         share = share_of(measure)
         assert share is not None
         scores[measure] = fit(task.truth, task.parts, share, STYLE, cell.seed, task.decided).scores
-    parameters, flop = count_encoder(encoder_section(preset), shard_set.spec)
+    parameters, flop = count_encoder(start, shard_set.spec)
     facts = {
         "variant": cell.variant.name,
         "fold": cell.fold,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -14,6 +15,7 @@ from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.data_shards.stream.stream import iterate_rows
 from cardialign.pretrain.config import parse_config
+from cardialign.pretrain.config.load import set_dotted
 from cardialign.pretrain.encoders.base import EcgEncoder, EncoderConfig, create_encoder
 from cardialign.pretrain.evaluation.features import reader_of
 from cardialign.pretrain.evaluation.ledger import opening_line, told
@@ -97,11 +99,21 @@ class TunedResult:
         return "\n".join(lines)
 
 
-def encoder_section(preset: str) -> EncoderConfig:
-    """The encoder that a supervised preset trains from random weights."""
+def encoder_section(preset: str, changes: Sequence[str] = ()) -> EncoderConfig:
+    """The encoder that a supervised preset trains from random weights, with `key=value` changes of it.
+
+    Raises UsageError as `parse_config`.
+    """
+    return parse_config({"encoder": _start_of(preset, changes)}, "encoder").encoder
+
+
+def _start_of(preset: str, changes: Sequence[str]) -> dict[str, object]:
     start, _ = PRESETS[preset]
     assert start is not None, f"{preset} starts from an encoder"
-    return parse_config({"encoder": start}, "encoder").encoder
+    values: dict[str, object] = copy.deepcopy(start)
+    for each in changes:
+        set_dotted(values, each)
+    return values
 
 
 def random_start(values: dict[str, object], shard_set: ShardSet, seed: int) -> EcgEncoder:
@@ -170,17 +182,17 @@ def tuned_by(
 
 
 def from_scratch(
-    preset: str, shard_set: ShardSet, task: ProbeTask, shown: int | None = None
+    preset: str, shard_set: ShardSet, task: ProbeTask, shown: int | None = None, changes: Sequence[str] = ()
 ) -> Callable[..., ProbeFit]:
     """A supervised preset as a way of reading a task: f(truth, parts, share, style, seed, decided), like a probe's.
 
     shown: at most so many records, each as often as it is shown, and at least one epoch; None: as the preset says.
+    changes: `key=value`, of the preset's encoder.
 
     It learns from the same part of the training records as a probe of that share and seed, from weights of that seed.
     The choice of the fit is its best epoch. It raises ValueError as `fine_tune`, UserError when training diverges.
     """
-    start, options = PRESETS[preset]
-    assert start is not None, f"{preset} starts from an encoder"
+    start, options = _start_of(preset, changes), PRESETS[preset][1]
     options = _cropped(options, task)
 
     def fit(

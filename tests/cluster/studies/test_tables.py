@@ -24,6 +24,7 @@ from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.benchmarks.counts import count_encoder
 from cardialign.pretrain.config import load_config, recipe_names
+from cardialign.pretrain.evaluation.probing.tuned import encoder_section
 from cardialign.pretrain.methods.base import method_class
 
 PLACES = Setting(Path("/absent"), "ptb-xl-super-v2", "super", (1, 2, 3, 4))
@@ -105,6 +106,13 @@ def test_the_baselines_have_every_row_of_the_published_table_on_equal_terms() ->
     }
     assert set(seen.values()) == {design.records}
     assert {tuple(each.data.folds or ()) for each in configs.values()} == {(1, 2, 3)}
+    sizes = {each.supervised: encoder_section(each.supervised, [one[8:] for one in each.overrides])
+             for each in design.variants if each.supervised}  # fmt: skip
+    assert (
+        sizes["supervised-resnet1d"].model_copy(update={"embedding_dim": 128}) == configs["simclr-fold4-seed0"].encoder
+    )
+    of_cpc = configs["cpc-fold4-seed0"].encoder
+    assert all(getattr(sizes["supervised-s4"], key) == getattr(of_cpc, key) for key in ("width", "depth", "token_ms"))
     shared = {"simclr", "byol", "barlow_twins", "moco_v3", "simsiam", "clocs", "astcl"}
     assert len({each.encoder for each in configs.values() if each.method.name in shared}) == 1, "one encoder, so a loss"
 
@@ -173,7 +181,7 @@ def test_the_fold_kept_out_is_in_no_training_and_the_one_before_it_chooses() -> 
         ),
         (
             "{name: a, recipe: b, reference: c, variants: {c: {words: w, set: {e.f: 1}, supervised: supervised-s4}}}",
-            "it has no recipe, no first training, and nothing to set",
+            "it has no recipe, no first training, and sets keys of `encoder.` alone",
         ),
         (
             "{name: a, recipe: b, reference: c, variants: {c: {words: w, set: {}, supervised: supervised-s4}}}",
