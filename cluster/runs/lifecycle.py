@@ -226,10 +226,10 @@ def _parameters(config: RunConfig, workers: int | Sizes, data: dict[str, Any], p
 def _noted(
     run_dir: Path, tracking: Tracking, workers: int | Sizes, data: dict[str, Any], parameters: dict[str, Any]
 ) -> RunTracker:
-    """A start as the run directory and MLflow know it."""
-    note_start(run_dir, tracking.command, str(sizes_of(workers).shown))
+    """A start as MLflow and the run directory know it: where MLflow refuses it, there was none."""
     tracker = RunTracker(run_dir, tracking.uri, experiment=tracking.experiment, optional=tracking.optional)
     tracker.start(parameters["name"], parameters, _tags(data, tracking.command))
+    note_start(run_dir, tracking.command, str(sizes_of(workers).shown))
     return tracker
 
 

@@ -76,6 +76,14 @@ def test_a_damaged_text_bank_is_named_before_ray_and_not_taken_for_a_missing_one
     assert "cardialign text-bank build" in caught.value.remedy
 
 
+def test_a_store_that_does_not_take_the_run_ends_it_before_it_begins(shards: Path, tmp_path: Path) -> None:
+    """A wrong password, a host that is gone: the next start is the first one."""
+    (tmp_path / "no.db").mkdir()
+    with pytest.raises(UserError, match=r"no\.db"):
+        run(config_of(shards), tmp_path / "run", Tracking(f"sqlite:///{tmp_path / 'no.db'}"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_name_that_cannot_be_registered_ends_the_run_before_it_begins(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be the name of a registered encoder"):
         run(config_of(shards), tmp_path / "run", register_as="bad/name:x")
