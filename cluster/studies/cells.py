@@ -155,6 +155,7 @@ def _made(
         refuse_overlap(find_overlap(encoder, shard_set, words.rows), encoder, shard_set)
     found, size = scored(cell, encoder, config, setting, shard_set), count_recipe(config, shard_set.spec)
     facts = {
+        **found.facts,
         "variant": cell.variant.name,
         "fold": cell.fold,
         "seed": cell.seed,

@@ -31,10 +31,16 @@ def scoring_device() -> str:
 
 
 def scored(cell: Cell, encoder: LoadedEncoder, config: RunConfig, setting: Setting, shard_set: ShardSet) -> Outcome:
-    """All measures of an encoder on the fold kept out. config: what it was made from, for its fresh weights."""
+    """All measures of an encoder on the fold kept out, and RankMe of the features of all records.
+
+    config: what it was made from, for its fresh weights.
+    """
+    from cardialign.pretrain.evaluation.selection.effective_rank import effective_rank
+
     task = task_of(setting, shard_set, cell.fold)
     features, embedding = _read(encoder, task, shard_set)
     found = measured(cell, task, features, (encoder, embedding), setting, shard_set)
+    found.facts["effective_rank"] = round(effective_rank(features), 2)
     if FRESH in setting.measures:
         _add_fresh(found, task, config, shard_set)
     if setting.missingness:

@@ -95,9 +95,18 @@ def _row(own: Sequence[Outcome]) -> dict[str, Any]:
         "parameters": own[0].facts["parameters"],
         "trained_parameters": own[0].facts.get("trained_parameters"),
         "gflop": own[0].facts.get("gflop"),
+        "effective_rank": _mean_fact(own, "effective_rank"),
         "cpu_seconds": round(float(np.mean([each.facts["cpu_seconds"] for each in own])), 1),
         "cells": len(own),
     }
+
+
+def _mean_fact(own: Sequence[Outcome], key: str) -> float | None:
+    """Over the cells; None where one does not say it, as those of earlier releases."""
+    values = [each.facts.get(key) for each in own]
+    if any(isinstance(each, bool) or not isinstance(each, int | float) for each in values):
+        return None
+    return round(float(np.mean(np.asarray(values, dtype=float))), 2)
 
 
 def compared(design: Design, outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -188,11 +197,14 @@ def lines_of(table: dict[str, Any]) -> list[str]:
     measures, gained = ranked(tuple(table["measures"])), FRESH in table["measures"]
     figures = [text for measure in measures for text in (f"{words_of(measure)} (95 %)", "reference ahead")]
     figures += ["over fresh weights"] if gained else []
+    ranks = any(row.get("effective_rank") for row in table["rows"])
+    figures += ["RankMe"] if ranks else []
     head = ["", "", *figures, "M par.", "M trained", "GFLOP", "CPU s", "cells"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in table["rows"]:
         figures = [text for measure in measures for text in _told(row.get(measure))]
         figures += [_told_gained(row.get(GAINED))] if gained else []
+        figures += [f"{row['effective_rank']:.1f}" if row.get("effective_rank") else "-"] if ranks else []
         size = [f"{row[key] / 1e6:.2f}" if row[key] else "-" for key in ("parameters", "trained_parameters")]
         size.append(f"{row['gflop']:.2f}" if row["gflop"] else "-")
         name = f"*{row['variant']}*" if row["floor"] else row["variant"]
@@ -201,7 +213,8 @@ def lines_of(table: dict[str, Any]) -> list[str]:
     folds, seeds = (", ".join(map(str, table[key])) for key in ("folds", "seeds"))
     about = (
         f"Reference: {table['reference']}. Folds kept out in turn: {folds}; seeds: {seeds}. Floors in italics. "
-        "M par. and GFLOP (forward, one record) are of the ECG encoder, M trained of all that trains."
+        "M par. and GFLOP (forward, one record) are of the ECG encoder, M trained of all that trains"
+        f"{'; RankMe: how many directions its features use' if ranks else ''}."
     )
     return [*lines, "", f"{about} {table['intervals']}", "", *_standing(table)]
 

@@ -363,6 +363,14 @@ def test_training_is_worth_what_it_adds_to_the_probe_of_fresh_weights() -> None:
         assert row["gained"]["fresh"] == pytest.approx(areas["fresh"], abs=1e-12)
         assert row["gained"]["gained"] == pytest.approx(areas["probe"] - areas["fresh"], abs=1e-12)
         assert "zero_shot" not in row
+    assert "RankMe" not in lines_of(table)[0], "no cell says it"
+    ranked = [
+        dataclasses.replace(each, facts={**each.facts, "effective_rank": 3.0 + each.cell.seed}) for each in outcomes
+    ]
+    one = dataclasses.replace(ranked[-1], facts=outcomes[-1].facts)
+    told = study_table(design, [*ranked[:-1], one], resamples=20)
+    assert [row["effective_rank"] for row in told["rows"]] == [3.5, None], "one cell of the second row does not say it"
+    assert "| RankMe |" in lines_of(told)[0] and "| 3.5 |" in lines_of(told)[2]
     assert good["gained"]["low"] > 0.1 and bad["gained"]["low"] == bad["gained"]["high"] == 0, "the same scores"
     head, _, first, second = lines_of(table)[:4]
     assert "| probe, 10 % of the labels (95 %) |" in head and "| over fresh weights |" in head
