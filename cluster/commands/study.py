@@ -223,7 +223,7 @@ def _missing(work: Work, outcomes: Sequence[Outcome], resamples: int) -> dict[st
 
 def summary(result: dict[str, Any]) -> list[str]:
     elsewhere = result["elsewhere"]
-    missing = result["of"] - result["cells"] - len(result["not_learnt"])
+    missing = result["of"] - result["cells"] - result.get("without_start", len(result["not_learnt"]))
     note = [f"{missing} of {result['of']} cells are still to be made: the same command goes on"] if missing else []
     if elsewhere:
         note = [

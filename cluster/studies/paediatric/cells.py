@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cardialign.cluster.studies.design import Cell, Variant, digest_of
+from cardialign.cluster.studies.design import Cell, Variant
+from cardialign.cluster.studies.not_learnt import (
+    NOT_LEARNT,
+    NotLearnt,
+    not_learnt,
+    refuse_not_learnt,
+    write_not_learnt,
+)
 from cardialign.cluster.studies.origin import Origin
 from cardialign.cluster.studies.outcome import Outcome, finished, keep
 from cardialign.cluster.studies.paediatric.design import ARMS, PLAIN, REFERENCE, SAME_AGE, Arm, Sizes, made_of
@@ -79,7 +86,7 @@ class Study:
         for arm, seed in self.cells():
             if core_seconds is not None and spent >= core_seconds:
                 return
-            with contextlib.suppress(HeldError):
+            with contextlib.suppress(HeldError, NotLearnt):
                 if self.look(arm, seed) is None:
                     began = time.process_time()
                     spent += self.pretrain(arm, seed)
@@ -98,8 +105,8 @@ class Study:
     def encoder(self, recipe: str, seed: int) -> Path:
         return self.out / ENCODERS / f"{recipe}-seed{seed % self.sizes.encoders}"
 
-    def config(self, recipe: str, seed: int) -> tuple[RunConfig, str]:
-        """What an encoder is trained as, and the digest of what it is made from."""
+    def config(self, recipe: str, seed: int) -> tuple[RunConfig, Origin]:
+        """What an encoder is trained as, and what it is made from."""
         from cardialign.pretrain.config import load_config
 
         own = [
@@ -109,7 +116,25 @@ class Study:
         ]
         config = load_config(recipe, [*own, *self.sizes.overrides])
         values = config.resolved()
-        return config, digest_of({**values, "data": {**values["data"], "shards": self.adults.fingerprint}})
+        return config, Origin({**values, "data": {**values["data"], "shards": self.adults.fingerprint}})
+
+    def not_learnt(self) -> dict[str, NotLearnt]:
+        """The pretrainings that collapsed, by the name of their folder: what the alarm said."""
+        found = {
+            self.encoder(arm.recipe, seed).name: self._collapsed(arm, seed)
+            for arm, seed in self.cells()
+            if arm.recipe is not None
+        }
+        return {name: error for name, error in found.items() if error is not None}
+
+    def without_start(self, arm: Arm, seed: int) -> bool:
+        """Whether what an arm would start from collapsed: a seed that got several chances would flatter it."""
+        return self._collapsed(arm, seed) is not None
+
+    def _collapsed(self, arm: Arm, seed: int) -> NotLearnt | None:
+        if arm.recipe is None or not (self.encoder(arm.recipe, seed) / NOT_LEARNT).exists():
+            return None
+        return not_learnt(self.encoder(arm.recipe, seed), self.config(arm.recipe, seed)[1])
 
     def is_pretrained(self, arm: Arm, seed: int) -> bool:
         """Whether what an arm starts from is there. Raises UserError for an encoder of another study."""
@@ -118,7 +143,7 @@ class Study:
         folder, kept = self.encoder(arm.recipe, seed), None
         if folder.is_dir():
             kept = read_json(folder / _MADE)
-        if kept is not None and kept != {"made_from": self.config(arm.recipe, seed)[1]}:
+        if kept is not None and kept != {"made_from": self.config(arm.recipe, seed)[1].digest}:
             raise UserError(
                 f"{folder} holds an encoder of another study: recipe, records or epochs differ",
                 "give another --out, or move that folder away",
@@ -126,7 +151,10 @@ class Study:
         return (folder / _EXPORT).is_dir()
 
     def pretrain(self, arm: Arm, seed: int) -> float:
-        """Make what an arm starts from; the seconds that it cost, 0 where it is there."""
+        """Make what an arm starts from; the seconds that it cost, 0 where it is there.
+
+        Raises NotLearnt where it collapses or did so before, else as the training does.
+        """
         from cardialign.cluster.runs.lifecycle import prepare
         from cardialign.pretrain.export.from_run import export_run
 
@@ -137,10 +165,15 @@ class Study:
         with locked_run(folder, "wait for the process that trains this encoder, or stop it") as lock:
             if self.is_pretrained(arm, seed):
                 return 0.0
-            write_json(folder / _MADE, {"made_from": made_from})
+            refuse_not_learnt(folder, made_from)
+            write_json(folder / _MADE, {"made_from": made_from.digest})
             started = time.monotonic()
             prepare(config)
-            train(config, folder, lock)
+            try:
+                train(config, folder, lock)
+            except NotLearnt as error:
+                write_not_learnt(folder, made_from.digest, error)
+                raise
             export_run(folder / _RUN, folder / _EXPORT, overwrite=True, program=False)
             shutil.rmtree(folder / _RUN, ignore_errors=True)
             return time.monotonic() - started

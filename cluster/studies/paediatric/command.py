@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from cardialign.cluster.studies.paediatric.cells import Study
 
 _OF_OTHERS: dict[str, Any] = {
     "shards": None, "recipe": None, "only": "", "no_floors": False, "overrides": [],
@@ -20,9 +23,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.studies.paediatric.design import TINY, Sizes
     from cardialign.cluster.studies.paediatric.ray_cells import make_on_ray
     from cardialign.cluster.studies.paediatric.records import VIRTUAL_LABELS, virtual_adults, virtual_children
-    from cardialign.cluster.studies.paediatric.table import lines_of, study_table
     from cardialign.cluster.studies.work import on_ray_of, one_at_a_time
-    from cardialign.data_shards.files import commit_file, write_json
     from cardialign.data_shards.shard_set.shard_set import ShardSet
 
     if idle := [name for name, usual in _OF_OTHERS.items() if getattr(args, name) != usual]:
@@ -47,20 +48,40 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for _ in study.make(budget) if ray is None else make_on_ray(study, budget, ray):
             done += 1
             progress(done, len(study.cells()))
-    outcomes = study.there()
-    table = study_table(outcomes, args.bootstrap)
-    lines = lines_of(table)
-    result = {
-        **table,
+    return tabled(study, args.bootstrap)
+
+
+def tabled(study: Study, resamples: int) -> dict[str, Any]:
+    """The table of all that is finished by now, written to the folder of the study. Raises UserError as `study_table`,
+    but where a pretraining collapsed: that is told instead."""
+    from cardialign.cluster.studies.paediatric.cells import ENCODERS, TABLE
+    from cardialign.cluster.studies.paediatric.table import lines_of, study_table
+    from cardialign.data_shards.files import commit_file, write_json
+
+    outcomes, collapsed = study.there(), study.not_learnt()
+    failed = [
+        f"- {name} collapsed: nothing starts from it (without {ENCODERS}/{name} it is tried anew): {error.problem}"
+        for name, error in collapsed.items()
+    ]
+    about = {
         "records": study.split().task.about,
-        "adults": adults.fingerprint,
-        "children": children.fingerprint,
+        "adults": study.adults.fingerprint,
+        "children": study.children.fingerprint,
         "cells": len(outcomes),
         "of": len(study.cells()),
         "elsewhere": 0,
+        "not_learnt": {name: error.problem for name, error in collapsed.items()},
+        "without_start": sum(study.without_start(*cell) for cell in study.cells()),
     }
-    write_json(args.out / TABLE, result, indent=1)
-    commit_file(args.out / "table.md", lambda path: path.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    try:
+        table = study_table(outcomes, resamples)
+    except UserError as error:
+        if not collapsed:
+            raise
+        return {"study": "paediatric", **about, "rows": [], "_table": [error.problem, *failed]}
+    lines, result = [*lines_of(table), *failed], {**table, **about}
+    write_json(study.out / TABLE, result, indent=1)
+    commit_file(study.out / "table.md", lambda path: path.write_text("\n".join(lines) + "\n", encoding="utf-8"))
     return {**result, "_table": lines}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cardialign.cluster.environment.handed_on import adopt
 from cardialign.cluster.evaluations.tasks import RayTasks, sign_of_life
+from cardialign.cluster.studies.not_learnt import NotLearnt
 from cardialign.cluster.studies.outcome import Outcome
 from cardialign.cluster.studies.paediatric.cells import CELLS, Study, cell_of
 from cardialign.cluster.studies.paediatric.design import Arm, Sizes
@@ -48,7 +49,7 @@ def work_on_job(job: PaediatricJob, environment: dict[str, str]) -> float:
     adults, children = ShardSet.open(job.adults), ShardSet.open(job.children)
     study = Study(adults, children, job.label_set, job.seed + 1, job.sizes, job.out)
     job.sign.parent.mkdir(parents=True, exist_ok=True)
-    with sign_of_life(job.sign), contextlib.suppress(HeldError):
+    with sign_of_life(job.sign), contextlib.suppress(HeldError, NotLearnt):
         if job.pretrains:
             return study.pretrain(job.arm, job.seed)
         study.tune(job.arm, job.seed)
@@ -66,6 +67,8 @@ def make_on_ray(study: Study, core_seconds: float | None, ray: OnRay) -> Iterato
         for arm, seed in study.cells():
             if core_seconds is not None and spent >= core_seconds:
                 return
+            if study.without_start(arm, seed):
+                continue
             if study.look(arm, seed) is None and study.is_pretrained(arm, seed) == ready:
                 yield arm, seed
 

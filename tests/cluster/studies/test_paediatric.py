@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from cardialign.cluster.commands.study import summary
 from cardialign.cluster.evaluations.tasks import RayTasks
 from cardialign.cluster.studies.design import Cell, Variant
+from cardialign.cluster.studies.not_learnt import NotLearnt
 from cardialign.cluster.studies.outcome import CELL, Outcome, keep
 from cardialign.cluster.studies.paediatric.cells import Study
-from cardialign.cluster.studies.paediatric.command import run
+from cardialign.cluster.studies.paediatric.command import run, tabled
 from cardialign.cluster.studies.paediatric.design import ARMS, HELD_OUT, TINY, Arm, band_of
 from cardialign.cluster.studies.paediatric.ray_cells import PaediatricJob, make_on_ray
 from cardialign.cluster.studies.paediatric.records import split_by_age, virtual_children
@@ -148,6 +150,44 @@ def test_on_a_ray_encoders_come_once_and_first_and_a_budget_ends_it(
     assert len(list(make_on_ray(study, None, OnRay(None, 2)))) == 2 * len(ARMS) - 3
     assert len(done) == len(set(done)) == 2 + 2 * len(ARMS), "nothing is made twice"
     assert list(make_on_ray(study, None, OnRay(None, 2))) == []
+
+
+def test_a_pretraining_that_collapses_is_named_and_ends_nothing_but_what_starts_from_it(
+    children: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The alarm ends MERL's pretraining of one seed; the study goes on, tells it, and gives it no second chance."""
+    tried: list[str] = []
+
+    def train(config, folder, lock):  # type: ignore[no-untyped-def]
+        tried.append(folder.name)
+        if folder.name == "merl-seed0":
+            raise NotLearnt("collapsed at step 20: effective rank 1.0", "lower optimizer.lr")
+
+    def tune(study: Study, arm: Arm, seed: int) -> Outcome:
+        made = outcome(arm.name, seed, 1.0)
+        made.facts["made_from"] = study._made_of(arm, seed).digest
+        return keep(made, study.out / "cells" / made.cell.name)
+
+    def export(run_dir: Path, out: Path, **how: object) -> None:
+        out.mkdir()
+
+    monkeypatch.setattr("cardialign.cluster.studies.paediatric.cells.train", train)
+    monkeypatch.setattr("cardialign.pretrain.export.from_run.export_run", export)
+    monkeypatch.setattr("cardialign.cluster.runs.lifecycle.prepare", lambda config: None)
+    monkeypatch.setattr(Study, "tune", tune)
+    study = Study(children, children, "finding", 1, TINY, tmp_path)
+    of_merl = {arm.name for arm in ARMS if arm.recipe == "merl"}
+    assert of_merl and of_merl.isdisjoint({"B3", "B4"})
+    for _ in range(2):  # the second call has nothing left to do
+        list(study.make())
+    assert {each.cell.variant.name for each in study.there()} == {arm.name for arm in ARMS} - of_merl
+    assert sorted(tried) == ["cardialign-demo-seed0", "merl-seed0"]
+    result = tabled(study, 20)
+    assert result["not_learnt"] == {"merl-seed0": "collapsed at step 20: effective rank 1.0"}
+    told = summary(result)
+    assert any("merl-seed0 collapsed" in line and "encoders/merl-seed0" in line for line in told)
+    assert not any("still to be made" in line for line in told), "what has no start is not waited for"
+    assert "merl-seed0 collapsed" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.ray
