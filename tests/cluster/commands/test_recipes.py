@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from cardialign.pretrain.choices import METHODS
 from cardialign.pretrain.config import load_config, recipe_names
 from tests.cluster.conftest import Answer
@@ -101,3 +103,15 @@ def test_every_method_says_what_it_does_and_whether_it_reads_reports(cardialign:
     assert "Chen et al. 2020" in methods["simclr"]["what"] and "simclr-tiny" in methods["simclr"]["recipes"]
     assert all(len(each["what"]) > 20 and each["recipes"] for each in methods.values())
     assert "SimCLR" in cardialign("methods", "list", plain=True).out
+
+
+def test_what_a_method_costs_is_that_of_the_recipes_that_use_it(cardialign: Call) -> None:
+    simclr, byol = cardialign("methods", "list", "simclr", "byol", "--cost").json["methods"]
+    assert [simclr["name"], byol["name"]] == ["simclr", "byol"]
+    listed = cardialign("recipes", "list", *simclr["recipes"]).json["recipes"]
+    counted = {each["name"]: each["forward_flop"] for each in listed}
+    assert simclr["gflop"] == {name: pytest.approx(flop / 1e9, abs=1e-4) for name, flop in counted.items()}
+    assert simclr["gflop"]["simclr-published"] == byol["gflop"]["byol-published"], "the same ResNet18"
+    assert "simclr-tiny (0.41 GFLOP)" in cardialign("methods", "list", "simclr", "--cost", plain=True).out
+    unknown = cardialign("methods", "list", "simclrr")
+    assert unknown.code == 2 and "simclr" in unknown.json["remedy"]
