@@ -98,7 +98,7 @@ class StMem(Method):
         everything = self.ecg.embed_patches(*given)
         shown = everything.keep(inputs["kept"])
         tokens = self.ecg.encode_patches(shown)  # (b, M, D)
-        decoded = self._decode(tokens, inputs["kept"], everything.seconds[: self.patches])
+        decoded = self._decode(tokens, inputs["kept"], everything.seconds[: self.patches], everything.mask)
         wanted = self.ecg.patch_values(*given)
         wanted = F.layer_norm(wanted, wanted.shape[-1:], eps=1e-6)
         errors = (decoded.float() - wanted).square().mean(dim=-1) * inputs["hidden"]
@@ -109,13 +109,19 @@ class StMem(Method):
             "reconstruction": torch.stack([errors.sum(1), inputs["hidden"].sum(1).float()], dim=1),
         }
 
-    def _decode(self, tokens: Tensor, kept: Tensor, seconds: Tensor) -> Tensor:
-        """Encoded patches (b, M, D) at their places among mask tokens, each lead for itself -> (b, N, K)."""
+    def _decode(self, tokens: Tensor, kept: Tensor, seconds: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Encoded patches (b, M, D) at their places among mask tokens, each lead for itself -> (b, N, K).
+
+        mask bool (b, N): the patches that anything was recorded of, None = all; nobody attends to another.
+        """
         small = self.to_decoder(tokens)
         grid = self.mask_token.to(small.dtype).expand(len(kept), LEADS * self.patches, -1).clone()
         grid.scatter_(1, kept[..., None].expand_as(small), small)
         by_lead = grid.unflatten(1, (LEADS, self.patches)).flatten(0, 1)  # (12 b, n, d)
-        return self.to_samples(self.decoder(by_lead, seconds, None)).unflatten(0, (-1, LEADS)).flatten(1, 2)
+        if mask is not None:
+            mask = mask.unflatten(1, (LEADS, self.patches)).flatten(0, 1)
+            mask = mask | ~mask.any(dim=1, keepdim=True)  # of a lead that was not recorded nothing is asked
+        return self.to_samples(self.decoder(by_lead, seconds, mask)).unflatten(0, (-1, LEADS)).flatten(1, 2)
 
     def loss(
         self, features: Mapping[str, Tensor], inputs: Mapping[str, Tensor], group: dist.ProcessGroup | None = None

@@ -11,6 +11,7 @@ import torch
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.order.contract import local_slice
+from cardialign.data_shards.record import SignalSpec
 from cardialign.data_shards.stream.batch import Batch
 from cardialign.pretrain.config import parse_config
 from cardialign.pretrain.export.from_run import export_run
@@ -70,7 +71,7 @@ def test_the_loss_is_the_mean_error_of_the_hidden_patches_each_normalised() -> N
         loss = method.loss(features, inputs, None).loss
         patches = method.ecg.embed_patches(inputs["signal"], inputs["lead_mask"], inputs["valid_samples"])
         tokens = method.ecg.encode_patches(patches.keep(inputs["kept"]))
-        decoded = method._decode(tokens, inputs["kept"], patches.seconds[:PATCHES]).numpy()
+        decoded = method._decode(tokens, inputs["kept"], patches.seconds[:PATCHES], patches.mask).numpy()
     total, count = 0.0, 0
     for row, lead, n in np.argwhere(inputs["hidden"].unflatten(1, (12, PATCHES)).numpy()):
         samples = given.signal[row, lead, n * K : (n + 1) * K].astype(np.float64)
@@ -92,6 +93,29 @@ def test_hidden_samples_cannot_be_seen() -> None:
     with torch.no_grad():
         assert torch.equal(method(other)["ecg"], method(inputs)["ecg"])
         assert not torch.allclose(method(other)["reconstruction"], method(inputs)["reconstruction"])
+
+
+def test_what_was_not_recorded_of_a_record_is_no_part_of_what_is_drawn_of_it() -> None:
+    """A record of 1 s in a set of 2 s is drawn as it is in a set of 1 s."""
+    long, short = make(), StMem(small_config(encoder=ENCODER, method=METHOD), SignalSpec(SPEC.sampling_rate, 1)).eval()
+    short.load_state_dict(long.state_dict())
+    signal = torch.from_numpy(batch().signal)
+    half, leads = PATCHES // 2, torch.ones(B, 12, dtype=torch.bool)
+    leads[1, 4:] = False
+    kept = torch.arange(12 * 3).reshape(12, 3) % 3 * 2
+    drawn = []
+    for method, patches, samples in ((long, PATCHES, 2 * half * K), (short, half, half * K)):
+        given = signal[..., :samples].clone()
+        given[..., half * K :] = 0.0
+        everything = method.ecg.embed_patches(given, leads, torch.full((B,), half * K))
+        places = (kept + torch.arange(12)[:, None] * patches).reshape(1, -1).expand(B, -1)
+        with torch.no_grad():
+            tokens = method.ecg.encode_patches(everything.keep(places))
+            found = method._decode(tokens, places, everything.seconds[:patches], everything.mask)
+        drawn.append(found.unflatten(1, (12, patches))[:, :, :half])
+    there = leads[:, :, None, None].expand_as(drawn[0])
+    torch.testing.assert_close(drawn[0][there], drawn[1][there], atol=1e-5, rtol=1e-5)
+    assert all(torch.isfinite(each).all() for each in drawn)
 
 
 def test_a_decoded_lead_sees_other_leads_through_the_encoder_alone() -> None:
