@@ -39,7 +39,6 @@ SIGN_IN = (
     "address: https://USER:PASSWORD@HOST"
 )
 WAIT_SECONDS = 5.0
-TOKEN = "MLFLOW_TRACKING_TOKEN"
 PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}
 """Where a database server listens when its address names no port."""
 
@@ -89,9 +88,9 @@ def _check_server(uri: str) -> None:
     import requests
 
     _check_address(uri)
-    if not Secret(os.environ.get(TOKEN, "")).fits_a_header():
+    if not Secret(os.environ.get("MLFLOW_TRACKING_TOKEN", "")).fits_a_header():
         raise UserError(
-            f"{TOKEN} holds a line break, or another letter that no token has", "set it to the token alone"
+            "MLFLOW_TRACKING_TOKEN holds a line break, or another letter that no token has", "set it to the token alone"
         )
     verify: bool | str = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or (
         os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("1", "true")

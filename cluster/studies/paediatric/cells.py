@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cardialign.cluster.studies.budget import Budget
 from cardialign.cluster.studies.cells import Outcome, finished, keep, scoring_device
 from cardialign.cluster.studies.design import Cell, Variant, digest_of
 from cardialign.cluster.studies.origin import Origin
@@ -72,18 +73,19 @@ class Study:
     def there(self) -> list[Outcome]:
         return [found for arm, seed in self.cells() if (found := self.look(arm, seed)) is not None]
 
-    def make(self, core_seconds: float | None = None) -> Iterator[Outcome]:
-        """Every cell that nobody else holds, as it ends; none is begun once those made here cost `core_seconds`."""
-        spent = 0.0
+    def make(self, budget: Budget) -> Iterator[Outcome]:
+        """Every cell that nobody else holds, as it ends; none is begun once those made here have spent the budget."""
         for arm, seed in self.cells():
-            if core_seconds is not None and spent >= core_seconds:
+            if budget.spent:
                 return
             with contextlib.suppress(HeldError):
                 if self.look(arm, seed) is None:
-                    began = time.process_time()
-                    spent += self.pretrain(arm, seed)
-                    yield self.tune(arm, seed)
-                    spent += time.process_time() - began
+                    cores, began = time.process_time(), time.monotonic()
+                    children = self.pretrain(arm, seed)
+                    made = self.tune(arm, seed)
+                    spent, took = children + time.process_time() - cores, time.monotonic() - began
+                    budget.spend({"cpu_seconds": spent, "seconds": took, "device": made.facts.get("device")})
+                    yield made
 
     def _made_of(self, arm: Arm, seed: int) -> Origin:
         """Of its own records, and of the adults where it was pretrained."""
@@ -160,7 +162,7 @@ class Study:
         cell, task = cell_of(arm, seed), split.task
         folder = self.out / CELLS / cell.name
         with locked_run(folder, "wait for the process that makes this cell, or stop it"):
-            began, start, found = time.process_time(), self._start(arm, seed), {}
+            began, wall, start, found = time.process_time(), time.monotonic(), self._start(arm, seed), {}
             for name, changes in arm.choices.items():
                 options = FineTuneOptions.model_validate({**dict(self.sizes.tuning), **changes, "seed": seed})
                 read = _reader(self, arm, split, options)
@@ -175,6 +177,7 @@ class Study:
                 "tried": {name: _told(each, split) for name, each in found.items()},
                 "parameters": sum(each.numel() for each in _gated(start, arm, best).parameters()),
                 "cpu_seconds": round(time.process_time() - began, 1),
+                "seconds": round(time.monotonic() - wall, 1),
                 "device": scoring_device(),
             }
             return keep(_outcome(cell, facts, found[best].scores, split), folder)
