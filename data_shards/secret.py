@@ -40,6 +40,13 @@ class Secret:
         """What it is. For the place that computes with it or sends it, and for no other."""
         return self._value
 
+    def fits_a_header(self) -> bool:
+        """Whether an HTTP header can carry it. Libraries refuse what does not fit with the value in their words."""
+        try:
+            return not any((byte < 32 and byte != 9) or byte == 127 for byte in self._value.encode("latin-1"))
+        except UnicodeEncodeError:
+            return False
+
     def __repr__(self) -> str:
         return HIDDEN
 

@@ -13,6 +13,7 @@ from cardialign.cluster.cli.result_file import check_place
 from cardialign.data_shards.errors import UsageError, UserError
 
 if TYPE_CHECKING:
+    from cardialign.cluster.studies.budget import Budget
     from cardialign.cluster.studies.outcome import Outcome
     from cardialign.cluster.studies.work import Work
 
@@ -50,10 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="begin no further cell once this call has spent so many core hours",
     )
     parser.add_argument(
+        "--budget-gpu-hours",
+        type=amount,
+        metavar="H",
+        help="the same in GPU hours: a cell that trains on a GPU has it for itself",
+    )
+    parser.add_argument(
         "--workers",
         type=whole_number(0, 100_000),
         metavar="N",
-        help="so many cells at a time as Ray tasks, one core each (0: as many as there are cores)",
+        help="so many cells at a time as Ray tasks, a core each, and a GPU where there are any (0: as many as fit)",
     )
     parser.add_argument(
         "--address",
@@ -81,6 +88,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from cardialign.cluster.studies.paediatric.command import run as run_paediatric
 
         return run_paediatric(args)
+    from cardialign.cluster.studies.budget import budget_of
     from cardialign.cluster.studies.check import check, configs_of
     from cardialign.cluster.studies.design import cells_of, load_design
     from cardialign.cluster.studies.outcome import Setting
@@ -88,7 +96,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.evaluation.prompts import load_prompts
 
-    design = load_design(args.study)
+    design, budget = load_design(args.study), budget_of(args)
     if args.shards is None:
         raise UsageError("--shards is missing", "name the folder of the shard set")
     if args.recipe is not None:
@@ -111,10 +119,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_folder(args.out)
     check_place(args.out / TABLE)
     known = check(design, cells, configs, setting, shard_set)
-    return _run(args, Work(design, cells, setting, shard_set, args.out, configs), known)
+    return _run(args, Work(design, cells, setting, shard_set, args.out, configs), budget, known)
 
 
-def _run(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict[str, Any]:
+def _run(args: argparse.Namespace, work: Work, budget: Budget, known: dict[int, int]) -> dict[str, Any]:
     """known: patients of each fold kept out who are in others, too."""
     from cardialign.cluster.cli.progress import Progress
     from cardialign.cluster.studies.work import now_and_then, on_ray_of, one_at_a_time
@@ -131,7 +139,7 @@ def _run(args: argparse.Namespace, work: Work, known: dict[int, int]) -> dict[st
     filled = now_and_then(fill)
     with Progress("study cells") as progress:
         progress(len(work.there()), len(work.cells))
-        for _ in work.make(None if args.budget_hours is None else args.budget_hours * 3600, on_ray_of(args)):
+        for _ in work.make(budget, on_ray_of(args)):
             progress(len(work.there()), len(work.cells))
             filled()
     if not args.no_floors:

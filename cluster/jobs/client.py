@@ -12,6 +12,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import ssl
 import urllib.error
 import urllib.parse
@@ -34,6 +35,8 @@ OLDEST = (2, 60)
 """Of Ray on the cluster: what this package is made for."""
 TOKEN, TOKEN_PATH, HEADERS = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_HEADERS"
 REDIRECTS = (301, 302, 303, 307, 308)
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2"""
 RAY_ITSELF = ("ray://", "auto", "local")
 NO_DASHBOARD = (
     "give the address of the dashboard (http://HOST:8265, a KubeRay service, or a port-forward to it); the head node "
@@ -208,9 +211,10 @@ def dashboard_address(address: str | None) -> str:
         raise UsageError(
             "no cluster is named", "give --address http://HOST:8265, the cluster's dashboard, or set RAY_ADDRESS to it"
         )
-    if public(given) != given:
+    whole = given if "://" in given else f"http://{given}"
+    if public(whole) != whole:
         raise UsageError(
-            f"{named} holds a user, a password or a token ({public(given)})",
+            f"{named} holds a user, a password or a token ({public(whole)})",
             f"give it without; a token comes from {TOKEN_PATH}, headers of a proxy from {HEADERS}",
         )
     if given.startswith(RAY_ITSELF):
@@ -218,9 +222,10 @@ def dashboard_address(address: str | None) -> str:
             f"{named} {given!r} is an address of Ray itself; jobs are given to its dashboard",
             "give for example http://HOST:8265 (on the head node: http://127.0.0.1:8265)",
         )
-    parts = urllib.parse.urlsplit(given if "://" in given else f"http://{given}")
-    with contextlib.suppress(ValueError):
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+    with contextlib.suppress(ValueError):  # a bracket that is not closed, a port of letters
+        parts = urllib.parse.urlsplit(whole)
+        readable = parts.path.isascii() and not any(letter.isspace() for letter in given)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and readable:
             return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
     raise UsageError(f"{named} {given!r} is no http:// or https:// address", "give for example http://HOST:8265")
 
@@ -245,20 +250,26 @@ def _headers() -> dict[str, Secret]:
         if any(name.lower() == "authorization" for name in more):
             headers = {}
         headers |= {name: Secret(value) for name, value in more.items()}
+        if not all(HEADER_NAME.fullmatch(name) and value.fits_a_header() for name, value in headers.items()):
+            raise UsageError(f"{HEADERS} holds what no header can carry", "name and value are letters of one line")
     return headers
 
 
 def _token() -> Secret:
-    if token := os.environ.get(TOKEN, "").strip():
-        return Secret(token)
-    path = _token_path()
+    given, path = os.environ.get(TOKEN, "").strip(), _token_path()
     try:
-        return Secret(path.read_text(encoding="utf-8").strip())
+        token = Secret(given or path.read_text(encoding="utf-8").strip())
     except (OSError, ValueError) as error:
         if TOKEN_PATH not in os.environ:
             return Secret("")
         told = getattr(error, "strerror", None) or "it is no text"
         raise UsageError(f"{TOKEN_PATH} names {path}, which cannot be read: {told}", "give the token's file") from None
+    if not token.fits_a_header():
+        raise UsageError(
+            f"the token of {TOKEN if given else path} holds a line break, or another letter that no token has",
+            "take the token of this cluster alone (`ray get-auth-token` on its head)",
+        )
+    return token
 
 
 def _token_path() -> Path:

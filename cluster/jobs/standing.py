@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from cardialign.cluster.jobs.client import JobsClient, connect
 from cardialign.cluster.jobs.job import Job, absolute_local, cause, find_job, list_jobs, log_tail, same_folder
 from cardialign.cluster.runs.reporting import last_state, read_state
 from cardialign.cluster.watching.decisions import decision_of
+from cardialign.cluster.watching.terminal import waits_of, words_of
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.shown import public, shown
 from cardialign.pretrain.run.files import ATTEMPT, CONFIG
 
-WATCHED = ("name", "state", "step", "loss", "records/s", "time left", "slow because", "checkpoint", "restarts")
+WATCHED = ("name", "state", "run", "step", "loss", "records/s", "time left", "slow because", "checkpoint", "restarts")
 WATCH_SECONDS = 5.0
+CAUSES_TOLD = 4
+"""Kinds of causes of the restarts before the last."""
 
 
 def standing(word: str, address: str | None, ca: Path | None = None) -> dict[str, Any]:
@@ -89,8 +93,9 @@ def told(result: dict[str, Any]) -> dict[str, Any]:
     table["run directory"] = result["run_dir"]
     if not run:
         return table
-    if not result["job"]:
-        table["state"] = run["phase"] + (f": {run['problem']}" if run.get("problem") else "")
+    if not result["job"] or run.get("state") in ("stalled", "interrupted"):
+        of_run = words_of(run["state"], run.get("last_step_age_seconds"), run["phase"] == "stopping")
+        table["run" if result["job"] else "state"] = of_run + (f": {run['problem']}" if run.get("problem") else "")
     if run.get("step") is not None:
         table["step"] = f"{run['step']} of {run['steps']}" if run.get("steps") else run["step"]
     table["loss"] = run.get("loss")
@@ -101,13 +106,14 @@ def told(result: dict[str, Any]) -> dict[str, Any]:
         table["time left"] = duration(run.get("eta_seconds"))
     if isinstance(run.get("cause"), dict):
         table["slow because"] = run["cause"].get("line")
+    if isinstance(run.get("data_wait"), dict):
+        table["data, a step"] = waits_of(run["data_wait"]) or None
     if isinstance(run.get("slowest_rank"), dict):
         table["slowest rank"] = f"{run['slowest_rank'].get('rank')} on {run['slowest_rank'].get('host')}"
     table["slowest shard"] = run.get("slowest_shard")
     if run.get("last_checkpoint_step") is not None:
         table["checkpoint"] = f"step {run['last_checkpoint_step']}, {duration(run['checkpoint_age_seconds'])} old"
-    restarts = run.get("restarts") or []
-    table["restarts"] = f"{len(restarts)}" + (f", the last: {restarts[-1].get('cause')}" if restarts else "")
+    table["restarts"] = _restarts([str(each.get("cause")) for each in run.get("restarts") or []])
     for number, told in enumerate(run.get("decisions") or [], start=1):
         if isinstance(told, dict) and (decision := decision_of(told)) is not None:
             at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(decision.time))
@@ -115,6 +121,15 @@ def told(result: dict[str, Any]) -> dict[str, Any]:
     if run.get("seen") == "log":
         table["as of"] = f"{duration(run.get('age_seconds'))} ago, from the job's log"
     return table
+
+
+def _restarts(causes: list[str]) -> str:
+    """How many, and what each was for: the last first, then the others, the most frequent first."""
+    if not causes:
+        return "0"
+    before = Counter(causes[:-1]).most_common(CAUSES_TOLD)
+    times = [cause if count == 1 else f"{cause} ({count} times)" for cause, count in before]
+    return f"{len(causes)}, the last: {causes[-1]}" + (f"; before it: {'; '.join(times)}" if times else "")
 
 
 def watch(word: str, address: str | None, ca: Path | None = None) -> dict[str, Any]:

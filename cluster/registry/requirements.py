@@ -126,7 +126,8 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"policy {file} cannot be read: {error}", _POLICY) from None
+        told = getattr(error, "strerror", None) or error
+        raise UserError(f"policy {file} cannot be read: {told}", _POLICY) from None
     if not isinstance(values, dict):
         raise UserError(f"policy {file} holds no keys", _POLICY)
     unknown = [quoted(str(key)) for key in values if key not in ("require", "margin")]

@@ -31,7 +31,7 @@ KINDS = {
     "CollapseError": "cardialign.pretrain.training.alarms",
     "FencedOutError": "cardialign.pretrain.run.fence",
     "StoppedError": "cardialign.cluster.runs.failure",
-    "NotLearnt": "cardialign.cluster.studies.not_learnt",
+    "NotLearnt": "cardialign.cluster.studies.outcome",
 }
 """Kind of error that a failure file may name -> the module of its class."""
 LONGEST = 20_000

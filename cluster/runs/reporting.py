@@ -36,15 +36,15 @@ def read_state(run_dir: Path, steps: int | None = None) -> dict[str, Any]:
     `cardialign.cluster.watching.state.run_state`, which has what each word means.
 
     step, steps (`steps` where the caller knows them), loss, records_per_second, eta_seconds, mfu, last_checkpoint_step,
-    checkpoint_age_seconds, data_wait, slowest_rank, slowest_shard, effective_negatives, effective_rank; restarts:
-    "time" and "cause" of each; decisions: the last few of `decisions.jsonl`; phase: "running", "stopping", "stopped"
-    (at a checkpoint), "finished" or "failed"; problem: why it failed; cause: why it is slow, as a word and a line with
-    the shares of the time.
+    checkpoint_age_seconds, last_step_age_seconds, data_wait, slowest_rank, slowest_shard, effective_negatives,
+    effective_rank; restarts: "time" and "cause" of each; decisions: the last few of `decisions.jsonl`; phase:
+    "running", "stopping", "stopped" (at a checkpoint), "finished" or "failed"; state: the same, told more closely;
+    problem: why it failed; cause: why it is slow, as a word and a line with the shares of the time.
     """
     seen = run_state(run_dir, steps=steps)
     cause, last = seen.cause, seen.checkpoint
     same = ("steps", "loss", "records_per_second", "eta_seconds", "mfu", "data_wait", "slowest_rank", "slowest_shard",
-            "effective_negatives", "effective_rank")  # fmt: skip
+            "effective_negatives", "effective_rank", "last_step_age_seconds", "state")  # fmt: skip
     return {
         "phase": seen.state if seen.state in ENDS else "stopping" if seen.stop_asked else "running",
         "step": None if seen.state == "empty" else seen.step,

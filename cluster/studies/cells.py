@@ -20,9 +20,17 @@ from typing import TYPE_CHECKING, Any
 from cardialign.cluster.studies import missing
 from cardialign.cluster.studies.design import Cell, Design
 from cardialign.cluster.studies.measures import MEASURES
-from cardialign.cluster.studies.not_learnt import NotLearnt, refuse_not_learnt, write_not_learnt
 from cardialign.cluster.studies.origin import CONFIG, FIRST, Origin, plain
-from cardialign.cluster.studies.outcome import Outcome, Setting, finished, keep, number_from_0
+from cardialign.cluster.studies.outcome import (
+    NotLearnt,
+    Outcome,
+    Setting,
+    finished,
+    keep,
+    number_from_0,
+    refuse_not_learnt,
+    write_not_learnt,
+)
 from cardialign.cluster.studies.scoring import scored, scored_by_labels, scoring_device, words_of
 from cardialign.cluster.studies.training import RUN, children_seconds, train
 from cardialign.data_shards.errors import UsageError

@@ -30,6 +30,13 @@ def plain(config: RunConfig) -> dict[str, Any]:
     return values
 
 
+def of_another_study(folder: Path, what: str) -> UserError:
+    return UserError(
+        f"{folder} holds {what} of another study: recipe, records, prompts or overrides differ",
+        "give another --out, or move that folder away",
+    )
+
+
 @dataclass(frozen=True)
 class Origin:
     """All that a cell follows from, as plain values; under `config`, where there is one, a configuration in which the

@@ -1,4 +1,9 @@
-"""What remains of a cell: its scores and its figures, in its folder, bound to each other; and what all cells share."""
+"""What remains of a cell: its scores and its figures, in its folder, bound to each other, or that its training
+collapsed; and what all cells share.
+
+A training that the collapse alarm ended is an outcome that the table names. It is kept, and not tried until it
+succeeds: a seed that got several chances would make its variant look better than it is.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +17,7 @@ import numpy as np
 from cardialign.cluster.studies import missing
 from cardialign.cluster.studies.design import Cell
 from cardialign.cluster.studies.measures import MEASURES, of_labels
-from cardialign.cluster.studies.origin import Origin
-from cardialign.cluster.studies.training import of_another_study
+from cardialign.cluster.studies.origin import Origin, of_another_study
 from cardialign.data_shards.array_files import load_arrays
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.files import commit_file, read_json, sha256_of, write_json
@@ -151,3 +155,31 @@ def keep(found: Outcome, folder: Path) -> Outcome:
     facts = {**found.facts, "scores": sha256_of(folder / SCORES)}
     write_json(folder / CELL, facts, indent=1)
     return replace(found, facts=facts)
+
+
+NOT_LEARNT = "not_learnt.json"
+
+
+class NotLearnt(UserError):  # noqa: N818  (an outcome of a cell, which its study goes on after)
+    """The collapse alarm ended the training of a cell."""
+
+
+def write_not_learnt(folder: Path, made_from: str, error: NotLearnt) -> None:
+    """Keep what the alarm said beside the digest of what the cell follows from."""
+    write_json(
+        folder / NOT_LEARNT, {"made_from": made_from, "problem": error.problem, "remedy": error.remedy}, indent=1
+    )
+
+
+def not_learnt(folder: Path, origin: Origin) -> NotLearnt | None:
+    """What ended the cell in `folder` when it was last made from the same; None where nothing did."""
+    kept = read_json(folder / NOT_LEARNT)
+    if not isinstance(kept, dict) or not origin.is_of(folder, kept.get("made_from")):
+        return None
+    return NotLearnt(str(kept.get("problem", ""))[:500], str(kept.get("remedy", ""))[:500])
+
+
+def refuse_not_learnt(folder: Path, origin: Origin) -> None:
+    """Raises NotLearnt for a cell that collapsed before."""
+    if (error := not_learnt(folder, origin)) is not None:
+        raise error

@@ -1,5 +1,5 @@
-"""Cells of a study on a Ray: each as a task of one core. Shards and the folder of the study lie where every node sees
-them."""
+"""Cells of a study on a Ray: each as a task of one core, and one GPU where there are any. Shards and the folder of the
+study lie where every node sees them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from cardialign.cluster.environment.handed_on import adopt
 from cardialign.cluster.evaluations.tasks import RayTasks, sign_of_life
 from cardialign.cluster.studies.cells import run_cell
 from cardialign.cluster.studies.design import Cell
-from cardialign.cluster.studies.not_learnt import NotLearnt
-from cardialign.cluster.studies.outcome import Setting
+from cardialign.cluster.studies.outcome import NotLearnt, Setting
 from cardialign.pretrain.run.lock import HeldError
 
 
@@ -47,6 +46,6 @@ def _sign(job: StudyJob) -> Path:
 
 def on_ray(jobs: Iterable[StudyJob], address: str | None, workers: int) -> Iterator[int]:
     """The place of each cell as it ends; `jobs` is asked for the next when there is room. Raises as `RayTasks.run`."""
-    tasks = RayTasks(work_on_cell, lambda job: job.cell.name, _sign, "the study", address, workers)
+    tasks = RayTasks(work_on_cell, lambda job: job.cell.name, _sign, "the study", address, workers, gpu_each=True)
     for place, _ in tasks.run(jobs):
         yield place

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.environment.versions import source_root
-from cardialign.cluster.studies.not_learnt import NotLearnt
-from cardialign.cluster.studies.origin import RECIPE, plain
+from cardialign.cluster.studies.origin import RECIPE, of_another_study, plain
+from cardialign.cluster.studies.outcome import NotLearnt
 from cardialign.data_shards.errors import NOT_LEARNING, STOPPED, UserError
 from cardialign.data_shards.files import parse_json, read_text
 
@@ -89,13 +89,6 @@ def _end_with_parent() -> None:
     """In the training, before it begins: SIGTERM, which it takes as "to a checkpoint", when whoever started it dies."""
     with contextlib.suppress(OSError, AttributeError):  # not on Linux
         ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGTERM)
-
-
-def of_another_study(folder: Path, what: str) -> UserError:
-    return UserError(
-        f"{folder} holds {what} of another study: recipe, records, prompts or overrides differ",
-        "give another --out, or move that folder away",
-    )
 
 
 def children_seconds() -> float:

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cardialign.cluster.studies.budget import Budget
 from cardialign.cluster.studies.cells import origin_of_cell, run_cell
 from cardialign.cluster.studies.design import Cell, Design
-from cardialign.cluster.studies.not_learnt import NotLearnt, not_learnt
 from cardialign.cluster.studies.origin import Origin
-from cardialign.cluster.studies.outcome import Outcome, Setting, check_costs, finished
+from cardialign.cluster.studies.outcome import NotLearnt, Outcome, Setting, check_costs, finished, not_learnt
 from cardialign.cluster.studies.ray_cells import StudyJob, on_ray
 from cardialign.data_shards.errors import UsageError
 from cardialign.pretrain.run.files import LOCK
@@ -37,7 +37,7 @@ WAIT_SECONDS, LOOK_SECONDS = 900.0, 0.2
 
 @dataclass(frozen=True)
 class OnRay:
-    """Cells as tasks of the Ray at `address` (None: one of this machine), so many at a time (0: one per core)."""
+    """Cells as tasks of the Ray at `address` (None: one of this machine), so many at a time (0: all that fit)."""
 
     address: str | None
     workers: int
@@ -95,16 +95,16 @@ class Work:
         """The cells that another process is making."""
         return [cell for cell in self.cells if self.look(cell) is None and _is_held(self._folder(cell))]
 
-    def make(self, core_seconds: float | None = None, ray: OnRay | None = None) -> Iterator[Outcome]:
-        """Every cell that is free, as it ends; none is begun once those made here have cost `core_seconds`.
+    def make(self, budget: Budget | None = None, ray: OnRay | None = None) -> Iterator[Outcome]:
+        """Every cell that is free, as it ends; none is begun once those made here have spent the budget.
 
         One that collapses is left, here and later. Raises as `run_cell` and `on_ray`.
         """
-        spent = 0.0
+        budget = Budget() if budget is None else budget
 
         def free() -> Iterator[Cell]:
             for cell in self.cells:
-                if core_seconds is not None and spent >= core_seconds:
+                if budget.spent:
                     return
                 if self.look(cell) is None and not_learnt(self._folder(cell), self._origin(cell)) is None:
                     yield cell
@@ -115,7 +115,8 @@ class Work:
             for cell in self._on_ray(free(), ray) if ray is not None else self._here(free()):
                 found = self.look(cell)
                 if found is not None:
-                    more, spent = True, spent + found.facts["cpu_seconds"]
+                    more = True
+                    budget.spend(found.facts)
                     yield found
 
     def _here(self, cells: Iterator[Cell]) -> Iterator[Cell]:

@@ -20,6 +20,7 @@ from cardialign.cluster.cli.address import SQLITE, in_memory, registry_uri, sqli
 from cardialign.cluster.tracking.names import check_experiment, safe
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.offline import refuse_elsewhere
+from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.shown import public, secrets_of, shown, without_secrets
 
 if TYPE_CHECKING:
@@ -87,6 +88,10 @@ def _check_server(uri: str) -> None:
     import requests
 
     _check_address(uri)
+    if not Secret(os.environ.get("MLFLOW_TRACKING_TOKEN", "")).fits_a_header():
+        raise UserError(
+            "MLFLOW_TRACKING_TOKEN holds a line break, or another letter that no token has", "set it to the token alone"
+        )
     verify: bool | str = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or (
         os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("1", "true")
     )

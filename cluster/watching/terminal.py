@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -28,7 +28,10 @@ COLOURS = {
 
 def facts(state: RunState) -> dict[str, str]:
     """Label -> value of what is known of a run, in the order in which it is shown; safe on a terminal."""
-    found: dict[str, str] = {"state": _state(state), "step": _step(state)}
+    found: dict[str, str] = {
+        "state": words_of(state.state, state.last_step_age_seconds, state.stop_asked),
+        "step": _step(state),
+    }
     if state.eta_seconds is not None:
         found["ETA"] = clock(state.eta_seconds)
     if state.loss is not None:
@@ -41,8 +44,7 @@ def facts(state: RunState) -> dict[str, str]:
         found["slow because"] = state.cause.line
         found["time"] = ", ".join(f"{word} {100 * share:.0f} %" for word, share in state.cause.shares.items())
     if state.data_wait:
-        waits = (f"{name} {1000 * state.data_wait[name]:.3g} ms" for name in ("queue", "read", "decode"))
-        found["data, a step"] = ", ".join(waits)
+        found["data, a step"] = waits_of(state.data_wait)
     if state.slowest_rank is not None:
         found["slowest rank"] = f"{state.slowest_rank['rank']} on {state.slowest_rank['host']}"
     if state.slowest_shard:
@@ -150,16 +152,23 @@ def _plain(
         sleep(LOOK_SECONDS)
 
 
-def _state(state: RunState) -> str:
+def words_of(state: str, last_step_age_seconds: float | None, stop_asked: bool) -> str:
+    """The state of a run in words that say what it means."""
     words = {
         "empty": "no run so far",
         "starting": "starting, no step so far",
         "stopped": "stopped at a checkpoint; the same command goes on",
         "interrupted": "interrupted, no driver holds it; the same command goes on",
-    }.get(state.state, state.state)
-    if state.state in ("running", "stalled") and state.last_step_age_seconds is not None:
-        words += f", last step {clock(state.last_step_age_seconds)} ago"
-    return words + (", asked to stop" if state.stop_asked else "")
+    }.get(state, state)
+    if state in ("running", "stalled") and last_step_age_seconds is not None:
+        words += f", last step {clock(last_step_age_seconds)} ago"
+    return words + (", asked to stop" if stop_asked else "")
+
+
+def waits_of(data_wait: Mapping[str, float]) -> str:
+    """What a step waits for its records, by cause; "" where that is not known."""
+    causes = [name for name in ("queue", "read", "decode") if isinstance(data_wait.get(name), int | float)]
+    return ", ".join(f"{name} {1000 * data_wait[name]:.3g} ms" for name in causes)
 
 
 def _step(state: RunState) -> str:

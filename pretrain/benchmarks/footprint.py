@@ -6,6 +6,7 @@ What a kernel takes for itself while it runs is not seen.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, NamedTuple
 
 import torch
@@ -72,20 +73,29 @@ class Footprint(NamedTuple):
     loss_rows: int
 
 
+def _all_there() -> contextlib.AbstractContextManager[Any]:
+    """A mask on `meta` chooses everything: records have all leads and no padding."""
+    from torch.fx.experimental import _config
+
+    whole: contextlib.AbstractContextManager[Any] = _config.patch(meta_nonzero_assume_all_nonzero=True)  # type: ignore[attr-defined]
+    return whole
+
+
 def count_footprint(config: RunConfig, spec: SignalSpec, device: str, micro_batch: int, local_rows: int) -> Footprint:
     """Of a recipe whose `text.encoder` is a folder here, for records of `spec` with all leads and no padding.
 
     device: cpu or cuda. micro_batch: rows that are encoded at a time, local_rows: of this rank.
     Raises UsageError as the method does.
     """
-    if getattr(config.encoder, "attention", None) == "packed":  # asks the data what is missing; of whole records: dense
-        config = config.model_copy(update={"encoder": config.encoder.model_copy(update={"attention": "dense"})})
     method = sized_method(config, spec).train()
+    for each in method.modules():  # asks the data what is missing; of whole records: dense
+        if getattr(each, "packs", False):
+            setattr(each, "packs", False)  # noqa: B010 - of whichever module has it
     inputs = _inputs(method, config, spec)
     shown = {name: torch.empty(micro_batch, *each.shape[1:], dtype=each.dtype, device="meta") for name, each in inputs}
     live = LiveStorages([*method.parameters(), *method.buffers(), *shown.values()])
     live.take_off(method.parameters())
-    with torch.device("meta"), live:
+    with torch.device("meta"), live, _all_there():
         with AsOnDevice(device, config.training.precision):
             features = method(shown)
         forward, moved, saved = live.flop, live.moved, live.live

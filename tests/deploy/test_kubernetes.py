@@ -11,6 +11,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
 from cardialign.cluster.runs.driver import STOP_CHECKPOINT_SECONDS
 from cardialign.data_shards.shown import SECRET_NAME
@@ -147,3 +148,31 @@ def test_every_pod_of_a_run_falls_under_the_network_policy() -> None:
     templates = [job["submitterPodTemplate"], job["rayClusterSpec"]["headGroupSpec"]["template"]]
     templates += [group["template"] for group in job["rayClusterSpec"]["workerGroupSpecs"]]
     assert all(label.items() <= template["metadata"]["labels"].items() for template in templates)
+
+
+def test_prometheus_reaches_the_metrics_of_a_run() -> None:
+    """Served beyond the pod, at a port that the head declares, by a job and by who runs on the cluster that stays."""
+    from cardialign.cluster.main import build_parser
+
+    job = of_kind("RayJob")
+    asked = build_parser("pretrain").parse_args(shlex.split(job["spec"]["entrypoint"])[2:])
+    assert asked.metrics_host == "0.0.0.0"
+    for spec in (job["spec"]["rayClusterSpec"], of_kind("RayCluster")["spec"]):
+        container = spec["headGroupSpec"]["template"]["spec"]["containers"][0]
+        ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+        assert ports["run-metrics"] == asked.metrics_port and max(map(len, ports)) <= 15, "Kubernetes' own limit"
+    policy = next(one for path, one in EVERY if one["kind"] == "NetworkPolicy" and path.parent.name == "kuberay")
+    watcher = {"kubernetes.io/metadata.name": "monitoring"}
+    let_in = next(
+        rule["ports"]
+        for rule in policy["spec"]["ingress"]
+        if any(one.get("namespaceSelector", {}).get("matchLabels") == watcher for one in rule["from"])
+    )
+    assert {one["port"] for one in let_in} == {8080, asked.metrics_port}
+
+
+def test_the_page_of_the_metrics_finds_the_port_by_its_name() -> None:
+    page = (DEPLOY / "grafana" / "README.md").read_text()
+    found = next(yaml.safe_load(block) for block in re.findall("```yaml\n(.*?)```", page, re.DOTALL) if "_sd_" in block)
+    assert found["kubernetes_sd_configs"] == [{"role": "pod"}]
+    assert [rule["regex"] for rule in found["relabel_configs"]] == ["run-metrics"]

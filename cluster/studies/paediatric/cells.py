@@ -17,16 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cardialign.cluster.studies.budget import Budget
 from cardialign.cluster.studies.design import Cell, Variant
-from cardialign.cluster.studies.not_learnt import (
+from cardialign.cluster.studies.origin import Origin
+from cardialign.cluster.studies.outcome import (
     NOT_LEARNT,
     NotLearnt,
+    Outcome,
+    finished,
+    keep,
     not_learnt,
     refuse_not_learnt,
     write_not_learnt,
 )
-from cardialign.cluster.studies.origin import Origin
-from cardialign.cluster.studies.outcome import Outcome, finished, keep
 from cardialign.cluster.studies.paediatric.design import ARMS, PLAIN, REFERENCE, SAME_AGE, Arm, Sizes, made_of
 from cardialign.cluster.studies.paediatric.records import Split, split_by_age
 from cardialign.cluster.studies.scoring import scoring_device
@@ -80,18 +83,19 @@ class Study:
     def there(self) -> list[Outcome]:
         return [found for arm, seed in self.cells() if (found := self.look(arm, seed)) is not None]
 
-    def make(self, core_seconds: float | None = None) -> Iterator[Outcome]:
-        """Every cell that nobody else holds, as it ends; none is begun once those made here cost `core_seconds`."""
-        spent = 0.0
+    def make(self, budget: Budget) -> Iterator[Outcome]:
+        """Every cell that nobody else holds, as it ends; none is begun once those made here have spent the budget."""
         for arm, seed in self.cells():
-            if core_seconds is not None and spent >= core_seconds:
+            if budget.spent:
                 return
             with contextlib.suppress(HeldError, NotLearnt):
                 if self.look(arm, seed) is None:
-                    began = time.process_time()
-                    spent += self.pretrain(arm, seed)
-                    yield self.tune(arm, seed)
-                    spent += time.process_time() - began
+                    cores, began = time.process_time(), time.monotonic()
+                    children = self.pretrain(arm, seed)
+                    made = self.tune(arm, seed)
+                    spent, took = children + time.process_time() - cores, time.monotonic() - began
+                    budget.spend({"cpu_seconds": spent, "seconds": took, "device": made.facts.get("device")})
+                    yield made
 
     def _made_of(self, arm: Arm, seed: int) -> Origin:
         """Of its own records, and of the adults where it was pretrained."""
@@ -194,7 +198,7 @@ class Study:
         cell, task = cell_of(arm, seed), split.task
         folder = self.out / CELLS / cell.name
         with locked_run(folder, "wait for the process that makes this cell, or stop it"):
-            began, start, found = time.process_time(), self._start(arm, seed), {}
+            began, wall, start, found = time.process_time(), time.monotonic(), self._start(arm, seed), {}
             for name, changes in arm.choices.items():
                 options = FineTuneOptions.model_validate({**dict(self.sizes.tuning), **changes, "seed": seed})
                 read = _reader(self, arm, split, options)
@@ -209,6 +213,7 @@ class Study:
                 "tried": {name: _told(each, split) for name, each in found.items()},
                 "parameters": sum(each.numel() for each in _gated(start, arm, best).parameters()),
                 "cpu_seconds": round(time.process_time() - began, 1),
+                "seconds": round(time.monotonic() - wall, 1),
                 "device": scoring_device(),
             }
             return keep(_outcome(cell, facts, found[best].scores, split), folder)

@@ -19,6 +19,7 @@ _OF_OTHERS: dict[str, Any] = {
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.cli.progress import Progress
     from cardialign.cluster.cli.result_file import check_place
+    from cardialign.cluster.studies.budget import budget_of
     from cardialign.cluster.studies.paediatric.cells import CELLS, ENCODERS, TABLE, Study
     from cardialign.cluster.studies.paediatric.design import TINY, Sizes
     from cardialign.cluster.studies.paediatric.ray_cells import make_on_ray
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     there = {path.name for path in args.out.iterdir()} if args.out.is_dir() else set()
     if there and not there & {CELLS, ENCODERS, TABLE, "data"}:
         raise UsageError(f"--out {args.out} holds something, and no study", "name a new folder, or that of a study")
+    budget = budget_of(args)
     check_place(args.out / TABLE)
     sizes = TINY if args.tiny else Sizes()
     with one_at_a_time(args.out):
@@ -44,7 +46,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with Progress("study cells") as progress:
         done = len(study.there())
         progress(done, len(study.cells()))
-        budget, ray = None if args.budget_hours is None else args.budget_hours * 3600, on_ray_of(args)
+        ray = on_ray_of(args)
         for _ in study.make(budget) if ray is None else make_on_ray(study, budget, ray):
             done += 1
             progress(done, len(study.cells()))

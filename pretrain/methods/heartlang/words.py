@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cardialign.pretrain.encoders.beat_transformer import BeatTransformer
 from cardialign.pretrain.encoders.blocks.heartbeat_tokens import Heartbeats
-from cardialign.pretrain.methods.parts.codebook import Codebook
+from cardialign.pretrain.methods.parts.codebook import Codebook, outside_autocast
 
 
 class BeatWords(nn.Module):
@@ -21,7 +21,7 @@ class BeatWords(nn.Module):
         self.book = Codebook(words, width, decay, revive)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        with torch.autocast(tokens.device.type, enabled=False):
+        with outside_autocast(tokens):
             said = self.to_code(tokens.to(torch.promote_types(tokens.dtype, torch.float32)))
         return F.normalize(said, dim=-1)
 

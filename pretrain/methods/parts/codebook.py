@@ -14,7 +14,8 @@ Legend: V words, d their width, n vectors of this rank.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import contextlib
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -37,6 +38,11 @@ class Heard(NamedTuple):
     counts: Tensor
 
 
+def outside_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """What is computed in here from `tensor` keeps its precision; on `meta`, where sizes are counted, it has one."""
+    return contextlib.nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+
+
 class Codebook(nn.Module):
     """V words of width d as buffers: checkpoints carry them, no optimizer sees them."""
 
@@ -54,7 +60,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def nearest(self, vectors: Tensor) -> Tensor:
         """Unit vectors (n, d) -> the numbers of their words, int64 (n,); in float32 also where the rest is in bf16."""
-        with torch.autocast(vectors.device.type, enabled=False):
+        with outside_autocast(vectors):
             return _nearest(vectors, self.words)
 
     @torch.no_grad()

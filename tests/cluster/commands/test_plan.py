@@ -12,8 +12,11 @@ import pytest
 
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from tests.cluster.conftest import Answer
+from tests.support.readme import ROOT
 
 Call = Callable[..., Answer]
+BEATS = ("heartlang-tiny", "heartlang-quantiser-tiny")
+"""Beside the slow rest: which beats there are, and the word of each, is asked of data that a plan has not."""
 LIGHT = ("--recipe", "cardialign-demo", "--set", "encoder.beat=false", "--set", "encoder.rhythm=false")
 TINY = (*LIGHT, "--set", "training.global_batch=8", "--sampling-rate", 100, "--seconds", 2.5)
 
@@ -91,6 +94,19 @@ def test_a_machine_of_ones_own_and_its_mistakes(cardialign: Call, tmp_path: Path
     plan = cardialign(*words).json
     assert plan["step"]["seconds"] == pytest.approx(8 / 40)
     assert plan["fits"] == [False] * 4  # 1.5 GiB of CUDA alone are more
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(name, marks=[] if name in BEATS else [pytest.mark.slow])
+        for name in sorted(path.stem for path in (ROOT / "pretrain" / "recipes").glob("*.yaml"))
+    ],
+)
+def test_every_recipe_that_is_shipped_is_planned(cardialign: Call, recipe: str) -> None:
+    answer = cardialign("plan", "--recipe", recipe, "--records", 800_000, "--kind", "A100", "--gpus-per-node", 2)
+    assert answer.code == 0, answer.err
+    assert answer.json["step"]["seconds"] > 0 and answer.json["parameters"]["trained"] > 0
 
 
 @pytest.mark.slow

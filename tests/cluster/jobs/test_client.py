@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import ssl
 import subprocess
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from cardialign.cluster.jobs.client import connect, dashboard_address
-from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.errors import UsageError, UserError
 from tests.support.jobs_server import Dashboard
 
 TOKEN = "a-token-that-nobody-may-see"
@@ -47,6 +48,28 @@ def test_tokens_come_from_the_environment_and_wrong_ones_are_told(
     assert "is no JSON object" in problem_of(board.address)
 
 
+@pytest.mark.parametrize("letter", ["\n", "\r\nX-Other: ", "\x7f", "\u20ac"])
+def test_a_secret_that_no_header_can_carry_is_refused_without_being_shown(
+    board: Dashboard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, letter: str
+) -> None:
+    """Python's own refusal shows the header."""
+    odd = f"{TOKEN}{letter}{TOKEN}"
+    (tmp_path / "token").write_bytes(odd.encode())
+    for name, value in (
+        ("RAY_AUTH_TOKEN", odd),
+        ("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token")),
+        ("RAY_JOB_HEADERS", json.dumps({"X-Proxy": odd})),
+        ("RAY_JOB_HEADERS", json.dumps({odd: "x"})),
+    ):
+        with monkeypatch.context() as environment:
+            environment.setenv(name, value)
+            with pytest.raises(UsageError) as raised:
+                connect(board.address)
+            assert TOKEN not in str(raised.value) and raised.value.remedy
+            assert (name if name != "RAY_AUTH_TOKEN_PATH" else str(tmp_path)) in raised.value.problem
+    assert not board.asked
+
+
 def test_what_is_no_dashboard_is_told(board: Dashboard) -> None:
     board.page = "<html>Welcome to nginx</html>"
     assert "does not answer as the dashboard" in problem_of(board.address)
@@ -65,6 +88,10 @@ def test_what_is_no_dashboard_is_told(board: Dashboard) -> None:
         ("http://head:port", "is no http:// or https:// address"),
         (f"https://me:{TOKEN}@head:8265", "holds a user, a password or a token"),
         (f"https://head:8265?token={TOKEN}", "holds a user, a password or a token"),
+        (f"me:{TOKEN}@head:8265", "holds a user, a password or a token"),
+        ("http://[::1", "is no http:// or https:// address"),
+        ("http://head:8265/a folder", "is no http:// or https:// address"),
+        ("http://head:8265/ä", "is no http:// or https:// address"),
     ],
 )
 def test_an_address_of_another_kind_is_refused(address: str, problem: str) -> None:

@@ -73,6 +73,44 @@ def test_why_it_is_slow_is_told_and_watching_says_a_line_for_each_change_until_t
     assert slow["line"] in watched[0]
 
 
+def test_what_a_step_waits_for_and_what_each_restart_was_for_are_told(
+    cardialign: Command, board: Dashboard, job: str
+) -> None:
+    causes = ["rank 1 was killed", "node b is gone", "rank 1 was killed", "asked for"]
+    board.logs[job] += line(
+        data_wait={"queue": 0.2, "read": 0.25, "decode": 0.01, "share": 0.5},
+        restarts=[{"time": None, "cause": cause} for cause in causes],
+    )
+    shown = cardialign("status", "one", "--address", board.address, plain=True).out
+    assert "queue 200 ms, read 250 ms, decode 10 ms" in shown
+    assert "4, the last: asked for; before it: rank 1 was killed (2 times); node b is gone" in shown
+
+
+@pytest.mark.parametrize(
+    ("driven", "steps", "words"),
+    [
+        (False, 1, "interrupted, no driver holds it; the same command goes on"),
+        (True, 1, "stalled, last step 2h00m ago"),
+        (True, 0, "starting, no step so far"),
+    ],
+)
+def test_a_run_that_makes_no_steps_is_not_called_running(
+    cardialign: Command, board: Dashboard, job: str, tmp_path: Path, driven: bool, steps: int, words: str
+) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "config.resolved.json").write_text('{"training": {"steps": 100, "global_batch": 16}}')
+    (run_dir / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n' * steps)
+    (run_dir / "driver.lock").write_text("{}") if driven else None
+    for path in run_dir.iterdir():
+        os.utime(path, (time.time() - 7200, time.time() - 7200))
+    state = next(each for each in cardialign("status", run_dir, plain=True).out.splitlines() if each[:5] == "state")
+    assert state.partition(" ")[2].strip() == words
+    board.jobs[job]["metadata"]["run_dir"] = str(run_dir)
+    told = cardialign("status", "one", "--address", board.address, plain=True).out.splitlines()
+    assert any(each.startswith("run  ") and words in each for each in told) is (steps > 0)
+
+
 @pytest.mark.parametrize(
     ("status", "exit_code", "log", "state", "why"),
     [

@@ -14,9 +14,9 @@ from sklearn.metrics import roc_auc_score
 
 from cardialign.cluster.commands.study import summary
 from cardialign.cluster.evaluations.tasks import RayTasks
+from cardialign.cluster.studies.budget import Budget
 from cardialign.cluster.studies.design import Cell, Variant
-from cardialign.cluster.studies.not_learnt import NotLearnt
-from cardialign.cluster.studies.outcome import CELL, Outcome, keep
+from cardialign.cluster.studies.outcome import CELL, NotLearnt, Outcome, keep
 from cardialign.cluster.studies.paediatric.cells import Study
 from cardialign.cluster.studies.paediatric.command import run, tabled
 from cardialign.cluster.studies.paediatric.design import ARMS, HELD_OUT, TINY, Arm, band_of
@@ -137,19 +137,20 @@ def test_on_a_ray_encoders_come_once_and_first_and_a_budget_ends_it(
         for place, job in enumerate(jobs):
             yield place, tasks.work(job, {})
             assert not job.sign.exists()
+        assert tasks.gpu_each, "cells of a node would all take its first GPU"
 
     monkeypatch.setattr(Study, "pretrain", pretrain)
     monkeypatch.setattr(Study, "tune", tune)
     monkeypatch.setattr(RayTasks, "run", run)
     monkeypatch.setattr("cardialign.cluster.runs.lifecycle.prepare", lambda config: None)
     study = Study(children, children, "finding", 2, TINY, tmp_path)
-    some = list(make_on_ray(study, 42.5, OnRay(None, 2)))  # both encoders have cost 80
+    some = list(make_on_ray(study, Budget(42.5), OnRay(None, 2)))  # both encoders have cost 80
     assert not some and done == [("encoder", "cardialign-demo"), ("encoder", "merl")]
-    some = list(make_on_ray(study, 2.5, OnRay(None, 2)))  # of cells that cost 1 each
+    some = list(make_on_ray(study, Budget(2.5), OnRay(None, 2)))  # of cells that cost 1 each
     assert [(each.cell.variant.name, each.cell.seed) for each in some] == [("B3", 0), ("B4", 0), ("B3", 1)]
-    assert len(list(make_on_ray(study, None, OnRay(None, 2)))) == 2 * len(ARMS) - 3
+    assert len(list(make_on_ray(study, Budget(), OnRay(None, 2)))) == 2 * len(ARMS) - 3
     assert len(done) == len(set(done)) == 2 + 2 * len(ARMS), "nothing is made twice"
-    assert list(make_on_ray(study, None, OnRay(None, 2))) == []
+    assert list(make_on_ray(study, Budget(), OnRay(None, 2))) == []
 
 
 def test_a_pretraining_that_collapses_is_named_and_ends_nothing_but_what_starts_from_it(
@@ -179,7 +180,7 @@ def test_a_pretraining_that_collapses_is_named_and_ends_nothing_but_what_starts_
     of_merl = {arm.name for arm in ARMS if arm.recipe == "merl"}
     assert of_merl and of_merl.isdisjoint({"B3", "B4"})
     for _ in range(2):  # the second call has nothing left to do
-        list(study.make())
+        list(study.make(Budget()))
     assert {each.cell.variant.name for each in study.there()} == {arm.name for arm in ARMS} - of_merl
     assert sorted(tried) == ["cardialign-demo-seed0", "merl-seed0"]
     result = tabled(study, 20)

@@ -121,6 +121,17 @@ def test_a_plain_folder_and_a_silent_server_are_refused(tmp_path: Path) -> None:
         assert raised.value.remedy.startswith("see that it runs"), "who looks at the registry trains nothing"
 
 
+@pytest.mark.parametrize("letter", ["\n", "\u20ac"])
+def test_a_token_that_no_header_can_carry_is_refused_without_being_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, letter: str
+) -> None:
+    """The library that would send it refuses it with the token in its words."""
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", f"tok-en-123{letter}tok-en-123")
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_TOKEN holds a line break") as raised:
+        RunTracker(tmp_path / "run", "http://127.0.0.1:1").start("trial", {}, {})
+    assert "tok-en" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     "uri",
     [

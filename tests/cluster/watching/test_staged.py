@@ -6,8 +6,9 @@ What is slow is planted around the real loop, shards and checkpoints: a sleep wh
 from __future__ import annotations
 
 import contextlib
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,21 @@ def test_work_that_all_ranks_share_is_compute(states: dict[str, RunState]) -> No
     found = cause(states["compute"])
     assert found.word == "compute" and found.rank is None, found.line
     assert found.shares["compute"] > 0.5, found.shares
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("shard", f"data: .*from shard-{SLOW_SHARD:06d}.tar"),
+        ("rank", "straggler: rank 1 "),
+        ("disk", "checkpoint: "),
+        ("compute", "compute: "),
+    ],
+)
+def test_status_names_the_cause(cardialign: Callable[..., Any], root: Path, name: str, words: str) -> None:
+    told = cardialign("status", root / name, plain=True).out
+    assert re.search(f"^slow because +{words}", told, re.MULTILINE), told
+    assert re.search("^data, a step +queue .* ms, read .* ms, decode .* ms$", told, re.MULTILINE), told
 
 
 def test_what_is_slow_changes_no_bit_of_the_run(root: Path) -> None:
