@@ -161,7 +161,8 @@ def _flag(option: str) -> str:
 def in_words_of_flags(source: str) -> Iterator[None]:
     """What a reader says of its option `key_column` is said of `--key-column`, which was typed.
 
-    Options of one word (`unit`) are words of every day and stay; so does what stands in quotes or in a path.
+    Options of one word (`unit`) are words of every day and stay; so does what stands in quotes or in a path, and what a
+    file has under the name of an option (`sampling_rate says 250`, the columns of a table).
     """
     try:
         yield
@@ -170,8 +171,14 @@ def in_words_of_flags(source: str) -> Iterator[None]:
 
         with suppress(Exception):  # a reader that cannot be asked has no words to translate
             options = [str(each) for each in SOURCES.find(source).options() if "_" in str(each)]
-            words = re.compile(rf"(?<![\w'\"/.-])({'|'.join(map(re.escape, options))})(?![\w'\"/.=-])")
-            error.reword(lambda text: words.sub(lambda found: _flag(found[1]), text) if options else text)
+            named = "|".join(map(re.escape, options))
+            alone = rf"(?<![\w'\"/.-])({named})(?![\w'\"/.=-])"
+            words = re.compile(rf"\bcolumns [^;:]*|(?:(?<=option )|(?!(?:{named}) says )){alone}")
+            error.reword(
+                lambda text: (
+                    words.sub(lambda found: _flag(found[1]) if found[1] else found[0], text) if options else text
+                )
+            )
         raise
 
 

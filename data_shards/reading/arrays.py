@@ -20,9 +20,11 @@ from numpy.lib import format as npy
 from cardialign.data_shards.array_files import array_header, bytes_claimed
 from cardialign.data_shards.errors import RecordRejected
 from cardialign.data_shards.files import UNREADABLE_ARRAY
+from cardialign.data_shards.reading.array_facts import letters, with_inner_facts
 from cardialign.data_shards.reading.clocks import rates_of_time, rows_out_of_order
 from cardialign.data_shards.reading.csv_signal import is_number, read_csv_signal, same_leads
-from cardialign.data_shards.reading.units import millivolts_of
+from cardialign.data_shards.reading.tables import MISSING
+from cardialign.data_shards.reading.units import hertz_of, millivolts_of
 from cardialign.data_shards.reading.wfdb.leads import row_of
 
 SUFFIXES = (".npy", ".npz", ".csv")
@@ -51,14 +53,12 @@ GAINS = ("gain", "adc_gain", "counts_per_mv", "gains", "adc_gains", "counts_per_
 BASELINES = ("baseline", "adc_zero")
 _NO_HEART_RATE = 250
 """From here on a number called `rate` is one of samples, not of beats."""
+_OF_SAMPLES = tuple(name for name in RATES if "fs" in name or "samp" in name or name in ("sfreq", "srate"))
+"""Those that are the rate of samples, and of nothing else (a frequency may be that of a filter)."""
 _PER_SECOND = {"": 1.0, "s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e3, "us": 1e6}
 
 
-def _letters(name: str) -> str:
-    return "".join(each for each in name.casefold() if each.isalnum())
-
-
-_FACTS = frozenset(map(_letters, (*RATES, *PERIODS, *LEADS, *UNITS, *GAINS, *BASELINES)))
+_FACTS = frozenset(map(letters, (*RATES, *PERIODS, *LEADS, *UNITS, *GAINS, *BASELINES)))
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,15 @@ class ArrayFile:
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def scalar(self, name: str) -> float | None:
-        """The single number called `name`, written as a number or as text (`500 Hz`), once or once for each lead; None
-        when there is none."""
+        """The single number called `name`, written as a number or as text (`500 Hz`, `0.5 kHz`), once or once for each
+        lead; None when there is none."""
         value = self._named(name)
         if value is None or not value.size or value.dtype.kind not in "iufUS":
             return None
         if value.size > 1 and (value != value.flat[0]).any():
             return None
-        word = _text(value.flat[0]).strip().casefold().removesuffix("hz").strip()
-        return float(word) if word and is_number(word) else None
+        word = _text(value.flat[0]).strip().casefold()
+        return float(word) if word and is_number(word) else hertz_of(word)
 
     def numbers(self, name: str) -> list[float]:
         """All numbers of the array called `name`, [] when there is none."""
@@ -106,14 +106,29 @@ class ArrayFile:
                     "bad-format", f"{where}: {name} says {array.min():g} to {array.max():g}, expected one for all"
                 )
         told = {name: value for name in names if (value := self.scalar(name)) is not None}
-        if names is RATES and (rate := self.scalar("rate")) is not None and rate >= _NO_HEART_RATE:
-            told["rate"] = rate
+        if names is RATES:
+            self._add_rates(told, where)
         if given is not None:
             told[giver] = given
         if len(set(told.values())) > 1:
             said = ", ".join(f"{name} says {value:g}" for name, value in told.items())
             raise RecordRejected("bad-format", f"{where}: {said}; correct the file, or leave out what contradicts it")
         return next(iter(told.values()), None)
+
+    def _add_rates(self, told: dict[str, float], where: str) -> None:
+        """Rates in kHz, and one that is called `rate` alone. Raises RecordRejected for a rate of samples in words that
+        are not understood: passed over, an option would contradict it."""
+        if (rate := self.scalar("rate")) is not None and rate >= _NO_HEART_RATE:
+            told["rate"] = rate
+        for name in RATES:
+            value = self.scalar(f"{name}_khz")
+            if value is not None:
+                told[f"{name}_khz"] = 1000 * value
+            words = self.words(name) if name in _OF_SAMPLES and name not in told else ()
+            if words and words[0].strip().casefold() not in MISSING:
+                raise RecordRejected(
+                    "bad-format", f"{where}: {name} says {words[0].strip()[:40]!r}, expected a number of Hz"
+                )
 
     def times(self) -> tuple[list[str], np.ndarray]:
         """Names and values (samples, columns) of what may be times: the columns of a CSV, or the arrays of an .npz that
@@ -136,14 +151,14 @@ class ArrayFile:
         for name in self.others if not told else ():
             step = self.scalar(name)
             for period, (unit, per_second) in product(PERIODS, _PER_SECOND.items()):
-                if step is not None and step > 0 and _letters(name) == _letters(period) + unit:
+                if step is not None and step > 0 and letters(name) == letters(period) + unit:
                     return [per_second / step] if unit else [each / step for each in (1.0, 1e3, 1e6)]
         return told
 
     def said_units(self) -> list[str]:
         """The words for units, one or one for each lead, under the names of UNITS or under another one that speaks of a
         unit and holds units of voltage; [] when there are none."""
-        others = [name for name in self.others if "unit" in _letters(name)]
+        others = [name for name in self.others if "unit" in letters(name)]
         found = list(next(filter(None, map(self.words, UNITS)), ()))
         of_others = [list(self.words(name)) for name in others]
         return found or next((each for each in of_others if each and all(map(millivolts_of, each))), [])
@@ -179,8 +194,8 @@ class ArrayFile:
 
     def _named(self, name: str) -> np.ndarray | None:
         """Case and marks apart: `Fs` is `fs`, `samplingRate` and `sampling_rate_hz` are `sampling_rate`."""
-        wanted = (_letters(name), _letters(name) + "hz")
-        return next((value for each, value in self.others.items() if _letters(each) in wanted), None)
+        wanted = (letters(name), letters(name) + "hz")
+        return next((value for each, value in self.others.items() if letters(each) in wanted), None)
 
 
 def read_array(path: Path, member: str = "") -> ArrayFile:
@@ -260,10 +275,11 @@ def _read_npz(path: Path, member: str) -> ArrayFile:
         values = _array_of(archive, held[chosen])
         others: dict[str, np.ndarray] = {}
         for name, head in heads.items():
-            if head is not None and name != chosen and bytes_claimed(*head) <= LARGEST_FACT and head[1].kind in "iufUS":
+            if head is not None and name != chosen and bytes_claimed(*head) <= LARGEST_FACT and _is_fact(head[1]):
                 with suppress(*UNREADABLE_ARRAY):  # an array that nobody asked for may be damaged
                     others[name] = _array_of(archive, held[name])
         unread = {name: head for name, head in heads.items() if name != chosen and name not in others}
+        others = with_inner_facts(others, str(path))
     _refuse_unread_facts(unread, values.shape, path)
     return ArrayFile(_checked(values, path), others=others)
 
@@ -275,7 +291,7 @@ def _refuse_unread_facts(
     signal is: passed over, the signal would be taken for something else."""
     for name, head in unread.items():
         objects = head is not None and head[1].hasobject
-        if _letters(name) in _FACTS or (objects and head is not None and head[0] in {(size,) for size in signal}):
+        if letters(name) in _FACTS or (objects and head is not None and head[0] in {(size,) for size in signal}):
             why = "holds objects, which may be code" if objects else "cannot be read"
             raise RecordRejected(
                 "bad-format",
@@ -292,6 +308,10 @@ def _head_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int
             return shape, dtype
     except UNREADABLE_ARRAY:
         return None
+
+
+def _is_fact(dtype: np.dtype) -> bool:
+    return dtype.kind in "iufUS" or (dtype.names is not None and not dtype.hasobject)
 
 
 def _array_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from cardialign.data_shards.errors import RecordRejected, UsageError
 from cardialign.data_shards.reading.arrays import BASELINES, GAINS, RATES, SUFFIXES, ArrayFile, leads_first, read_array
 from cardialign.data_shards.reading.csv_signal import same_leads
+from cardialign.data_shards.reading.no_value import without_sentinels
 from cardialign.data_shards.reading.units import is_counts, millivolts_of
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 from cardialign.data_shards.reading.wfdb.leads import name_and_unit, row_of, rows_of
@@ -135,6 +136,7 @@ class Arrays(MappedFolder):
         if array.columns:
             array = replace(array, columns=names)
         values, leads = leads_first(array, names or self._leads, self._orientation, str(path))
+        values = without_sentinels(values)
         if array.columns:  # what is no lead is left out, and may hold anything: times since 1970 are no voltages
             values = np.where(np.array(rows_of(leads)[0])[:, np.newaxis] < 0, 0, values)
         if not names and not self._leads_given and (order := other_order(values * scale)):

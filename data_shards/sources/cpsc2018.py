@@ -16,6 +16,7 @@ import numpy as np
 
 from cardialign.data_shards.errors import DataError, RecordRejected
 from cardialign.data_shards.reading.mat5 import read_mat5
+from cardialign.data_shards.reading.no_value import without_sentinels
 from cardialign.data_shards.reading.tables import file_facts, read_table, strings
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
@@ -133,7 +134,7 @@ class Cpsc2018(Challenge):
             return super()._read(entry, fields)
         path = self.root / entry.path
         data, fields["age_years"], fields["sex"] = _read_struct(path)
-        signal = signal_from_millivolts(data, STANDARD_LEADS, SAMPLING_RATE, str(path), self._gain)
+        signal = signal_from_millivolts(without_sentinels(data), STANDARD_LEADS, SAMPLING_RATE, str(path), self._gain)
         return assemble(signal, str(path), entry.key, source=self.name, **fields)
 
     def _labels(self, codes: Sequence[str]) -> Labels:

@@ -20,6 +20,7 @@ from typing import Any
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.files import parse_json
 from cardialign.data_shards.reading.arrays import RATES, read_array
+from cardialign.data_shards.reading.no_value import without_sentinels
 from cardialign.data_shards.reading.tables import file_facts, find_table, read_table, strings
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
@@ -149,7 +150,7 @@ class ZzuPecg(RecordFolder):
         array = read_array(path, "signal")
         rate = array.agreed(entry.meta["rate"], RATES, "the table", str(path)) or SAMPLING_RATE
         leads = array.leads(entry.meta["leads"], "the table", str(path)) or STANDARD_LEADS
-        signal = signal_from_millivolts(array.values, leads, rate, str(path), self._gain)
+        signal = signal_from_millivolts(without_sentinels(array.values), leads, rate, str(path), self._gain)
         return assemble(signal, str(path), entry.key, source=self.name, **fields)
 
     def _described(self) -> dict[str, Any]:

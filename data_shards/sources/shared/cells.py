@@ -21,6 +21,23 @@ _MOST_LABELS = 10_000
 _NO = {"0", "0.0", "false", "no", "n"}
 _YES = {"1", "1.0", "true", "yes", "y"}
 _SWITCHES = _NO | _YES
+_DENIALS = _NO | {
+    "-1",
+    "-1.0",
+    "absent",
+    "not present",
+    "negative",
+    "neg",
+    "negated",
+    "ruled out",
+    "excluded",
+    "deleted",
+}
+_DENIALS |= {"nein", "falsch", "non", "faux", "n\u00e3o", "nao", "falso", "nej", "nee"}
+_ANSWERS = _DENIALS | _YES | {"present", "positive", "pos", "affirmed", "confirmed", "definite", "certain", "likely"}
+_ANSWERS |= {"probable", "possible", "uncertain", "unlikely", "unknown", "ja", "wahr", "oui", "vrai", "si", "s\u00ed"}
+_ANSWERS |= {"sim", "verdadero", "verdadeiro", "active", "valid"}
+"""What a column beside labels may answer, where it tells which of them a record has."""
 _EMPTY_LISTS = ("[]", "[ ]", "()", "set()")
 _TUPLE = re.compile(r"\(\s*(['\"]).*\1\s*,?\s*\)", re.DOTALL)
 _QUOTED = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(\s+(?=['"]))?""", re.DOTALL)
@@ -135,12 +152,12 @@ class LabelWords:
                 column,
                 shown,
             )
-        twice = in_capitals_alone(self._cells)
+        twice = _in_capitals_or_marks_alone(self._cells)
         if twice:
             shown = "; ".join(
                 ", ".join(f"{name!r} x {self._cells[name]}" for name in names) for names in twice[:EXAMPLES]
             )
-            log.warning("labels source=%s column=%r differ in capitals alone: %s", source, column, shown)
+            log.warning("labels source=%s column=%r differ in capitals or marks alone: %s", source, column, shown)
         several = [(label, times) for label, times in self._cells.most_common() if self._holds_others(label)]
         if several:
             shown = ", ".join(f"{label[:60]!r} x {times}" for label, times in several[:EXAMPLES])
@@ -158,7 +175,7 @@ def says_no(cells: Iterable[str]) -> bool:
     """Whether a column is a switch that is off somewhere: a row of labels with `0` beside it says what a record has
     not."""
     words = {cell.strip().casefold() for cell in cells} - {""}
-    return bool(words & _NO) and words <= _SWITCHES
+    return words == {"t", "f"} or (bool(words & _DENIALS) and words <= _ANSWERS)
 
 
 def in_capitals_alone(names: Iterable[str]) -> list[list[str]]:
@@ -166,6 +183,21 @@ def in_capitals_alone(names: Iterable[str]) -> list[list[str]]:
     spellings: dict[str, list[str]] = {}
     for name in names:
         spellings.setdefault(name.casefold(), []).append(name)
+    return [each for each in spellings.values() if len(each) > 1]
+
+
+_MARK_WITHIN = re.compile(r"(?<=\w)(?:[\s.\-]|_)+(?=\w)|_+|[\u200b-\u200d\u2060\ufeff]")
+_LEAST_CODE = 4
+
+
+def _in_capitals_or_marks_alone(labels: Iterable[str]) -> list[list[str]]:
+    """Labels that are one another but for capitals, and for marks within: `AF-fib` and `AF_fib`, the codes `I44.7` and
+    `I447`; not numbers such as `1.5`."""
+    spellings: dict[str, list[str]] = {}
+    for label in labels:
+        word = _MARK_WITHIN.sub("", label.casefold())
+        kept = word.isdigit() and len(word) < _LEAST_CODE
+        spellings.setdefault(label if kept else word, []).append(label)
     return [each for each in spellings.values() if len(each) > 1]
 
 

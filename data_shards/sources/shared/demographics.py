@@ -26,6 +26,7 @@ OR = " or "
 NO_TIME = -(1 << 63)
 """Stands where a table does not say when."""
 _AGE = re.compile(r"(\d+(?:[.,]\d*)?|[.,]\d+)\s*-?([a-z/]*)\.?(?:\s+(?:old|of age))?\+?")
+_THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}")
 _OVER_89 = re.compile(r"(?:>\s*=?|≥|over|above)\s*(?:89|90)\s*(?:y|yrs?|years?)?")
 _YEARS_PER = {
     **dict.fromkeys(("y", "yr", "yrs", "year", "years", "yo", "y/o", "j", "jahr", "jahre"), 1.0),
@@ -69,7 +70,8 @@ _PERSON = re.compile(
 def age_in_years(text: str, unit: str = "years") -> float | None:
     """`59`, `7.5 yr`, `16 mo`, `572d`, `065Y` -> years; `unit` (years, months, weeks, days) is that of a bare number.
 
-    None for NaN, blank, words and ages that nobody has; PTB-XL's 300 and other words for "over 89" become 90.
+    None for NaN, blank, words, ages that nobody has, and `1,050 days`, whose comma may stand between thousands;
+    PTB-XL's 300 and other words for "over 89" become 90.
     """
     word = text.strip(" '\"").casefold()
     if _OVER_89.fullmatch(word):
@@ -77,7 +79,10 @@ def age_in_years(text: str, unit: str = "years") -> float | None:
     match = _AGE.fullmatch(word)
     if match is None or (match[2] or unit) not in _YEARS_PER:
         return None
-    age = float(match[1].replace(",", ".")) * _YEARS_PER[match[2] or unit]
+    years = _YEARS_PER[match[2] or unit]
+    if _THOUSANDS.fullmatch(match[1]) and float(match[1].replace(",", "")) * years <= OLDEST:
+        return None  # 1,050 days: one, or a thousand?
+    age = float(match[1].replace(",", ".")) * years
     return 90.0 if age == OVER_89 else age if age <= OLDEST else None
 
 

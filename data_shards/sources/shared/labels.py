@@ -114,7 +114,8 @@ def _owners(table: pa.Table, id_column: str, person: str) -> dict[str, frozenset
 
 _NO_VALUES = {"sex", "gender", "fold", "strat_fold", "age"}
 """Columns whose 0 says nothing of a label."""
-_VALUES = {"value", "values", "likelihood", "probability", "prob", "score", "confidence", "weight"}
+_VALUES = {"value", "values", "likelihood", "probability", "prob", "score", "confidence", "weight", "certainty"}
+_VALUES |= {"present", "presence", "status", "positive", "assertion", "polarity", "percent", "pct", "result", "answer"}
 
 
 def _refuse_values(path: Path, table: pa.Table, further: Iterable[str]) -> None:
@@ -125,6 +126,7 @@ def _refuse_values(path: Path, table: pa.Table, further: Iterable[str]) -> None:
         cells = [str(each) for each in pc.unique(column.cast(pa.string()).drop_null()).to_pylist()]
         numbers = [_number(cell) for cell in cells]
         shares = all(0 <= each <= 1 for each in numbers) and any(0 < each < 1 for each in numbers)
+        shares |= bool(cells) and all(cell.rstrip().endswith("%") for cell in cells)
         valued = shares or name.strip().casefold() in _VALUES
         if says_no(cells) or (valued and any(each <= 0 for each in numbers)):
             raise DataError(
@@ -134,15 +136,18 @@ def _refuse_values(path: Path, table: pa.Table, further: Iterable[str]) -> None:
                 "them, keep one row with an empty label",
             )
         if valued and len(cells) > 1:
+            kept = [each for each in numbers if not math.isnan(each)]
+            said = f"{min(kept):g} to {max(kept):g}" if kept else ", ".join(map(repr, cells[:EXAMPLES]))
             log.warning(
                 "labels source=%s: every row counts as a label that its record has, whatever the column %r says of it "
-                "(%g to %g)", path.name, name, min(numbers), max(numbers),
+                "(%s)", path.name, name, said,
             )  # fmt: skip
 
 
 def _number(cell: str) -> float:
+    word = cell.strip()
     try:
-        return float(cell)
+        return float(word.removesuffix("%").rstrip()) / (100 if word.endswith("%") else 1)
     except ValueError:
         return math.nan
 

@@ -56,6 +56,11 @@ def test_a_refusal_names_the_flag_that_was_typed(cardialign: Callable[..., Any],
         ("no column 'key_column' in /a/key_column.csv", "no column 'key_column' in /a/key_column.csv"),
         ("my_key_column, key_columns and --key-column", "my_key_column, key_columns and --key-column"),
         ("unit is 'mv'", "unit is 'mv'"),
+        ("l.csv lacks the columns record, label_set; it has x", "l.csv lacks the columns record, label_set; it has x"),
+        (
+            "a.npz: sampling_rate says 250, the option sampling_rate says 500",
+            "a.npz: sampling_rate says 250, the option --record-rate says 500",
+        ),
     ],
 )
 def test_words_of_options_become_flags_and_the_users_own_words_stay(said: str, told: str) -> None:

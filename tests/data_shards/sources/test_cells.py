@@ -91,7 +91,7 @@ def test_a_column_of_switches_and_one_label_in_two_cases_are_told(
     assert "column='dx' holds only '1', '0': if it says whether a record has one finding" in caplog.text
     caplog.clear()
     labels(tmp_path, ["AF", "af", "SR|AF"])
-    assert "column='dx' differ in capitals alone: 'AF' x 2, 'af' x 1" in caplog.text
+    assert "column='dx' differ in capitals or marks alone: 'AF' x 2, 'af' x 1" in caplog.text
     caplog.clear()
     labels(tmp_path, ["AF", "SR", "1"])
     assert "column='dx'" not in caplog.text
@@ -144,8 +144,47 @@ def test_outside_labels_that_look_like_several_or_like_one_in_two_cases_are_told
 
 
 @pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (("AF-fib", "AF_fib", "af fib"), "'AF-fib' x 1, 'AF_fib' x 1, 'af fib' x 1"),
+        (("I48.0", "I480"), "'I48.0' x 1, 'I480' x 1"),
+        (("427.31", "42731"), "'427.31' x 1, '42731' x 1"),
+        (("AF", "A\u200dF"), "'AF' x 1, 'A\\u200dF' x 1"),
+        (("1.5", "15"), ""),
+        (("ST+", "ST-"), ""),
+        (("V1", "V2"), ""),
+    ],
+)
+def test_labels_that_differ_in_marks_alone_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, labels: Sequence[str], told: str
+) -> None:
+    outside(tmp_path, "".join(f"r{k % 3 + 1},s,{label}\n" for k, label in enumerate(labels)))
+    assert ("differ in capitals or marks alone" in caplog.text) == bool(told)
+    assert told in caplog.text
+
+
+def test_numbers_for_yes_and_no_that_nobody_can_tell_apart_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "l.csv").write_text("record,label_set,label,present\nr1,s,AF,1\nr2,s,AF,2\n")
+    read_labels(tmp_path / "l.csv", "record")
+    assert "whatever the column 'present' says of it (1 to 2)" in caplog.text
+
+
+@pytest.mark.parametrize(
     ("column", "cells"),
-    [("value", "1010"), ("present", ["True", "False", "True", ""]), ("LIKELIHOOD", ["80", "0.0", "100", "15"])],
+    [
+        ("value", "1010"),
+        ("present", ["True", "False", "True", ""]),
+        ("LIKELIHOOD", ["80", "0.0", "100", "15"]),
+        ("af", ["T", "F", "T", ""]),
+        ("assertion", ["present", "absent", "possible"]),
+        ("finding", ["positive", "Negative", "positive"]),
+        ("vorhanden", ["ja", "nein", ""]),
+        ("chexpert", ["1", "-1", "1.0"]),
+        ("state", ["confirmed", "deleted", "confirmed"]),
+        ("how sure", ["100%", "0%", "50 %"]),
+    ],
 )
 def test_labels_melted_from_a_wide_table_are_refused_where_a_row_says_what_is_not_there(
     tmp_path: Path, column: str, cells: Sequence[str]
@@ -156,7 +195,8 @@ def test_labels_melted_from_a_wide_table_are_refused_where_a_row_says_what_is_no
         read_labels(tmp_path / "l.csv", "record")
 
 
-@pytest.mark.parametrize("column", ["value,1,1", "sex,0,1", "strat_fold,0,1", "subject_id,100,0", "note,no,sure"])
+@pytest.mark.parametrize("column", ["value,1,1", "sex,0,1", "strat_fold,0,1", "subject_id,100,0", "note,no,sure",
+                                    "sex of the patient,F,F", "reader,T,W", "code,M,F"])  # fmt: skip
 def test_columns_beside_the_labels_that_deny_none_are_left_alone(tmp_path: Path, column: str) -> None:
     name, *cells = column.split(",")
     (tmp_path / "l.csv").write_text(f"record,label_set,label,{name}\nr1,s,AF,{cells[0]}\nr2,s,AF,{cells[1]}\n")

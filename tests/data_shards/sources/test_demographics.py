@@ -79,6 +79,16 @@ def test_ages_in_every_spelling(text: str, years: float | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "unit", "years"),
+    [("1,050", "days", None), ("1,050 d", "years", None), ("1,500", "weeks", None), ("1,050", "months", None),
+     ("1,050", "years", 1.05), ("51,000", "years", 51), ("7,25", "months", 7.25 / 12),
+     ("0,125", "days", 0.125 / 365.25), ("1.125", "days", 1.125 / 365.25)],
+)  # fmt: skip
+def test_a_comma_that_may_stand_between_thousands_is_no_decimal_mark(text: str, unit: str, years: float | None) -> None:
+    assert age_in_years(text, unit) == (years if years is None else pytest.approx(years))
+
+
+@pytest.mark.parametrize(
     ("text", "sex"),
     [("M", "male"), ("'Female'", "female"), ("w", "female"), ("m\u00e4nnlich", "male"), ("1", None), ("", None)],
 )
