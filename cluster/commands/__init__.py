@@ -72,6 +72,7 @@ COMMANDS: dict[str, str] = {
     "checkpoints audit": "make a part of a run again from a checkpoint: equal bit for bit, or the first difference",
     "replay": "one step of a run made again: where its numbers went bad, and on which records",
     "tracking sync": "replay a run's metrics from its spool to MLflow",
+    "completion": "the script by which bash or zsh completes commands, options and their values",
     "bench checkpoint": "for how long a checkpoint holds up the steps, in the step and behind them",
     "bench compile": "registers, spills and tensor-core use of every Triton kernel; needs no GPU",
     "bench data": "records per second from shards to float batches",

@@ -218,6 +218,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         exported(args.run_dir, config.name, args.metrics_port, args.metrics_host) as metrics,
         counted(config, args.run_dir, args.peak_tflops),
     ):
+        from cardialign.cluster.pages.report import write_report
         from cardialign.cluster.runs import lifecycle
         from cardialign.cluster.runs.placement import placement_of
         from cardialign.cluster.runs.starts import given_command
@@ -228,7 +229,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         result = lifecycle.run(
             config,
             args.run_dir,
-            lifecycle.Tracking(args.tracking_uri, args.experiment, args.tracking_optional, given_command()),
+            lifecycle.Tracking(
+                args.tracking_uri, args.experiment, args.tracking_optional, given_command(), write_report
+            ),
             workers=args.workers,
             address=args.address,
             register_as=args.register,

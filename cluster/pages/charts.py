@@ -6,6 +6,7 @@ Here a chart is places and lengths in SVG units; `templates/charts.html` draws t
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -16,9 +17,10 @@ from cardialign.cluster.pages.page import draw
 INTERVAL_WIDTH, INTERVAL_HEIGHT = 300, 26
 INTERVAL_PAD = 18
 COLUMN_GAP = 1.5
-ROW, FIGURE = 22, 96
-"""Height of a frequency bar's row, and what its figure takes at the end."""
-LONGEST_LABEL = 38
+ROW, LINE, FIGURE = 22, 16, 96
+"""Height of a frequency bar's row, of each further line of its label, and what its figure takes at the end."""
+LONGEST_LABEL, LONGEST_ABOVE, MOST_BESIDE, MOST_LINES = 38, 60, 2, 12
+"""Characters of a line beside its bar and above it; lines that fit beside one, and that any label has."""
 CHARACTER = 7.3
 """Width of a bar's label per character, rather too wide than too narrow: the reader's font is not known."""
 Ticks = list[tuple[float, str]]
@@ -180,46 +182,55 @@ def _column(left: float, right: float, y: Scale, count: int, told: str) -> dict[
 def frequency_bars(counts: Mapping[str, int], total: int, *, title: str, unit: str = "") -> str:
     """Horizontal bars, one per name, with count and share of `total`; "" without any.
 
-    Long names are cut, and whole when pointed at.
+    Long names take several lines; where one would take more than two beside its bar, all stand above theirs.
     """
     if not counts:
         return ""
     top = max(max(counts.values()), 1)
-    left = _label_room(counts, 84.0)  # short labels are codes in wide capitals
-    bars = []
-    for place, (name, count) in enumerate(counts.items()):
+    labels = [_lines(name) for name in counts]
+    beside = all(len(lines) <= MOST_BESIDE for lines in labels)
+    if not beside:
+        labels = [_lines(name, LONGEST_ABOVE) for name in counts]
+    left = _label_room(labels, 84.0) if beside else 4.0  # short labels are codes in wide capitals
+    bars: list[dict[str, Any]] = []
+    y = 0.0
+    for lines, (name, count) in zip(labels, counts.items(), strict=True):
         digits = 0 if count >= 0.1 * total else 1
         share = f"{count:,}  ({100 * count / total:.{digits}f} %)" if total else f"{count:,}"
         width = count / top * (Frame.width - left - FIGURE)
-        bars.append(
-            {"y": place * ROW, "name": _label(name), "told": f"{name}: {count:,}", "width": width, "share": share}
-        )
-    height = ROW * len(counts) + 4
-    return draw("frequencies", title=title, unit=unit, width=Frame.width, height=height, left=left, bars=bars)
+        bars.append({"y": y, "lines": lines, "told": f"{name}: {count:,}", "width": width, "share": share})
+        y += ROW + LINE * (len(lines) - beside)
+    shape = {"width": Frame.width, "height": y + 4, "left": left, "line": LINE, "beside": beside}
+    return draw("frequencies", title=title, unit=unit, bars=bars, **shape)
 
 
 def share_bars(shares: Mapping[str, float], *, title: str, unit: str = "") -> str:
     """Horizontal bars of shares of one whole, longest for 1; "" without any."""
     if not shares:
         return ""
-    left = _label_room(shares, 84.0)
+    left = _label_room([[_label(name)] for name in shares], 84.0)
     room = Frame.width - left - FIGURE
     bars = [
-        {"y": place * ROW, "name": _label(name), "told": f"{name}: {100 * share:.1f} %", "width": share * room,
+        {"y": place * ROW, "lines": [_label(name)], "told": f"{name}: {100 * share:.1f} %", "width": share * room,
          "share": f"{100 * share:.0f} %"}
         for place, (name, share) in enumerate(shares.items())
     ]  # fmt: skip
-    height = ROW * len(bars) + 4
-    return draw("frequencies", title=title, unit=unit, width=Frame.width, height=height, left=left, bars=bars)
+    shape = {"width": Frame.width, "height": ROW * len(bars) + 4, "left": left, "line": LINE, "beside": True}
+    return draw("frequencies", title=title, unit=unit, bars=bars, **shape)
 
 
 def _label(name: str) -> str:
     return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1].rstrip() + "…"
 
 
-def _label_room(names: Iterable[str], least: float) -> float:
+def _lines(name: str, longest: int = LONGEST_LABEL) -> list[str]:
+    """A label as the lines that it takes; all of it, but for what would fill a page."""
+    return textwrap.wrap(name, longest, max_lines=MOST_LINES, placeholder=" …") or [""]
+
+
+def _label_room(labels: Iterable[Sequence[str]], least: float) -> float:
     """Width that the labels of bars need at the left, `least` at the least."""
-    return max(least, 14 + CHARACTER * max(len(_label(name)) for name in names))
+    return max(least, 14 + CHARACTER * max(len(line) for lines in labels for line in lines))
 
 
 class IntervalScale:
@@ -263,7 +274,7 @@ class IntervalScale:
 def weight_bars(weights: Mapping[str, float]) -> str:
     """Horizontal bars on a 0..1 axis (wider when a weight exceeds 1), one per lead group with its figure."""
     top = max(1.0, *weights.values())
-    left, row, length = _label_room(weights, 74.0), 24, 150
+    left, row, length = _label_room([[_label(name)] for name in weights], 74.0), 24, 150
     bars = [
         {"y": place * row, "name": _label(name), "weight": weight, "width": max(0.0, weight) / top * length}
         for place, (name, weight) in enumerate(weights.items())

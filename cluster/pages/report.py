@@ -19,7 +19,7 @@ from cardialign.cluster.runs.starts import Start, read_starts
 from cardialign.cluster.watching.state import RunState, run_state
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.files import read_json
-from cardialign.pretrain.run.files import CONFIG, EXPORT, RESULT
+from cardialign.pretrain.run.files import CONFIG, EXPORT, RESULT, TRACKING
 
 FOOTER = "Written by cardialign from the files of the run. For research; not a medical device."
 
@@ -143,7 +143,8 @@ def _provenance(run_dir: Path, config: dict[str, Any], state: RunState, starts: 
     last = starts[-1] if starts else None
     provenance = read_json(run_dir / EXPORT / "provenance.json") or {}
     training, versions = provenance.get("training") or {}, provenance.get("versions") or {}
-    result = read_json(run_dir / RESULT) or {}
+    result, tracked = read_json(run_dir / RESULT) or {}, read_json(run_dir / TRACKING) or {}
+    tags = known if isinstance(known := tracked.get("tags"), dict) else {}  # of a run that has no export yet
     method = config.get("method")
     facts: dict[str, Any] = {
         "Recipe": config.get("name"),
@@ -157,8 +158,8 @@ def _provenance(run_dir: Path, config: dict[str, Any], state: RunState, starts: 
         "CardiAlign": last.version if last else versions.get("cardialign"),
         "Commit": last.commit if last else "",
         "Python, torch": f"{last.python}, {last.torch}" if last else "",
-        "Shards fingerprint": training.get("shards_fingerprint"),
-        "Records chosen (fingerprint)": training.get("selection_fingerprint"),
+        "Shards fingerprint": training.get("shards_fingerprint") or tags.get("data.fingerprint"),
+        "Records chosen (fingerprint)": training.get("selection_fingerprint") or tags.get("data.selection"),
         "Order consumed (digest)": training.get("digest") or result.get("digest"),
         "Final loss": result.get("final_loss"),
         "Restarts": len(state.restarts) or None,

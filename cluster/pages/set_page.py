@@ -93,8 +93,18 @@ def _labels(figures: Mapping[str, Any]) -> list[Section]:
         codes = labels["codes"]
         more = f", the first {BARS} of {len(codes)} codes" if len(codes) > BARS else ""
         unit = f"{labels['labelled']:,} records labelled{more}"
-        charts.append(frequency_bars(_top(codes), labels["labelled"], title=name, unit=unit))
+        named = _named(_top(codes), labels.get("names") or {})
+        charts.append(frequency_bars(named, labels["labelled"], title=name, unit=unit))
     return [_section("Labels", *charts)]
+
+
+def _named(codes: Mapping[str, int], names: Mapping[str, str]) -> dict[str, int]:
+    """Codes with their names, where one is known that says more than its code."""
+    told = {code: names.get(code, "") for code in codes}
+    return {
+        f"{code}: {told[code]}" if told[code] and told[code].casefold() != code.casefold() else code: count
+        for code, count in codes.items()
+    }
 
 
 def _reports(figures: Mapping[str, Any]) -> Section:

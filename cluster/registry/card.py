@@ -24,6 +24,7 @@ from cardialign.cluster.registry.lookup import (
 from cardialign.cluster.registry.origin import Origin
 from cardialign.cluster.registry.versioned import evidence_tags, finite
 from cardialign.cluster.tracking import mlflow_store
+from cardialign.cluster.tracking.groups import ungrouped
 from cardialign.cluster.tracking.places import send_folder
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import write_json
@@ -53,8 +54,8 @@ FOLDER, TEXT, DATA = "cards", "card.md", "card.json"
 BEGIN, END = "<!-- card -->", "<!-- end of card -->"
 """Around the card in a description: what a person wrote beside it stays."""
 SBOM_TAG, SIGNED_TAG = "sbom", "signed"
-SPEED, DEVICE_FIGURE = "records_per_second", "data_device_wait_seconds"
-"""Metrics of a training run; the second has only a run on CUDA."""
+SPEED, DEVICE_FIGURE = "speed/records_per_second", "data/device_wait_seconds"
+"""Metrics of a training run (of an earlier release without their group); the second has only a run on CUDA."""
 
 
 def make_card(client: MlflowClient, version: ModelVersion, parts: VerifiedExport) -> dict[str, Any]:
@@ -96,9 +97,12 @@ def _cost_of(client: MlflowClient, run: Run) -> dict[str, float] | None:
     run logged; a run of before that logged none, and had one.
     """
     batch, workers = finite(run.data.params.get("training.global_batch")), finite(run.data.params.get("workers"))
-    if batch is None or workers is None or SPEED not in run.data.metrics:
+    speed, device = (
+        next((name for name in (key, ungrouped(key)) if name in run.data.metrics), "") for key in (SPEED, DEVICE_FIGURE)
+    )
+    if batch is None or workers is None or not speed:
         return None
-    speeds = sorted(client.get_metric_history(run.info.run_id, SPEED), key=lambda point: int(point.step))
+    speeds = sorted(client.get_metric_history(run.info.run_id, speed), key=lambda point: int(point.step))
     speeds = [point for point in speeds if point.value > 0]
     steps = [0, *(int(point.step) for point in speeds)]
     seconds = sum(
@@ -109,7 +113,7 @@ def _cost_of(client: MlflowClient, run: Run) -> dict[str, float] | None:
     return {
         "hours": seconds / 3600,
         "core_hours": hours * cores,
-        "gpu_hours": hours if DEVICE_FIGURE in run.data.metrics else 0.0,
+        "gpu_hours": hours if device else 0.0,
         "records_per_second": steps[-1] * batch / seconds if seconds else 0.0,
     }
 

@@ -31,10 +31,10 @@ from cardialign.cluster.registry.lookup import (
     resolve,
     title,
 )
-from cardialign.cluster.registry.versioned import EVIDENCE_TAG, SEEN, TRAINED_ON, evidence_tags
+from cardialign.cluster.registry.versioned import EVIDENCE_TAG, SEEN, TRAINED_ON, evidence_tags, finite
 from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.names import safe, shorten
-from cardialign.cluster.tracking.places import send_folder
+from cardialign.cluster.tracking.places import check_run, send_folder
 from cardialign.data_shards.errors import DataError, UserError
 from cardialign.data_shards.files import parse_json, read_bytes, sha256_of
 from cardialign.data_shards.shown import shown
@@ -47,17 +47,21 @@ if TYPE_CHECKING:
     from cardialign.pretrain.evaluation.scored import ScoredRecords
 
 FOLDER, FACTS, SCORES = "evidence", "evidence.json", "scores.safetensors"
+EVALUATED, CLASSES = "evaluation/", "classes.json"
+TABLES = "mlflow.loggedArtifacts"
+"""Tag of a run by which MLflow knows which of its artifacts are tables."""
 VERSION = 1
 
 
 def log_evaluation(
     reference: str, tracking_uri: str, prefix: str, result: Mapping[str, Any], evaluation: Evaluation | None = None
 ) -> None:
-    """Figures of an evaluation (macro, low, high, classes) -> metrics `prefix/...` of the encoder's run.
+    """Figures of an evaluation (macro, low, high) -> metrics `evaluation/prefix/...` of the encoder's run.
 
-    The macro also becomes a tag of its version, and so does the `ledger` (which of the records were trained on before):
-    without it a figure of its own training set looks like any other. Label codes are written so that MLflow takes them
-    (`names.safe`). evaluation: its scores, which become evidence of the version; its card is written anew.
+    The classes are one table among its artifacts, `evaluation/prefix/classes.json`, as MLflow shows them. The macro
+    also becomes a tag of its version, and so does the `ledger` (which of the records were trained on before): without
+    it a figure of its own training set looks like any other. evaluation: its scores, which become evidence of the
+    version; its card is written anew.
     Raises UserError, also where the reference has another encoder by now.
     """
     uri = absolute_uri(tracking_uri)
@@ -67,7 +71,6 @@ def log_evaluation(
         figures["untrained_macro"] = result["baseline"]["macro"]
     if result.get("trained_on"):
         figures["trained_on_records"] = result["trained_on"]["records"]
-    figures |= {f"auroc/{safe(entry['code'])}": entry["auroc"] for entry in result["classes"]}
     with mlflow_store.speaking(uri, f"does not take the figures of {shown(reference)}"):
         version = resolve(client, Reference.parse(reference), uri)
         if evaluation is not None:
@@ -75,7 +78,9 @@ def log_evaluation(
         prefix = "/".join(safe(part) for part in prefix.split("/"))
         for key, value in figures.items():
             if value is not None and version.run_id:
-                client.log_metric(version.run_id, shorten(f"{prefix}/{key}"), float(value))
+                client.log_metric(version.run_id, shorten(f"{EVALUATED}{prefix}/{key}"), float(value))
+        if version.run_id:
+            _log_classes(client, str(version.run_id), f"{EVALUATED}{shorten(prefix)}/{CLASSES}", result)
         if result["macro"] is not None:
             key, trained_on = shorten(f"{prefix}/macro"), result.get("trained_on") or {}
             client.set_model_version_tag(version.name, version.version, f"metric.{key}", f"{result['macro']:.6g}")
@@ -89,6 +94,26 @@ def log_evaluation(
                 client.set_tag(version.run_id, key, said)
         if evaluation is not None:
             refresh_card(client, version.name, version.version, uri)
+
+
+def _log_classes(client: MlflowClient, run_id: str, path: str, result: Mapping[str, Any]) -> None:
+    """A row per class, best first, in the form of `mlflow.log_table`, which would add to a table that is there."""
+    untrained = {each["code"]: each["auroc"] for each in (result.get("baseline") or {}).get("classes", [])}
+    columns = ["code", "name", "positives", "auroc", "low", "high"]
+    classes = sorted(result["classes"], key=lambda each: -(finite(each["auroc"]) or -1.0))
+    rows = [[each.get(column) for column in columns] for each in classes]
+    if untrained:
+        columns = [*columns, "untrained"]
+        rows = [[*row, untrained.get(row[0])] for row in rows]
+    clean = [[None if isinstance(cell, float) and finite(cell) is None else cell for cell in row] for row in rows]
+    check_run(client, run_id)
+    client.log_dict(run_id, {"columns": columns, "data": clean}, path)
+    known = client.get_run(run_id).data.tags.get(TABLES, "[]")
+    tables = parse_json(known) if known.startswith("[") else []
+    entry = {"path": path, "type": "table"}
+    told = json.dumps([*tables, entry])
+    if entry not in tables and len(told) <= LONGEST_TAG:
+        client.set_tag(run_id, TABLES, told)
 
 
 def _log_scores(client: MlflowClient, version: ModelVersion, result: Mapping[str, Any], evaluation: Evaluation) -> None:

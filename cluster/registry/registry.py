@@ -33,7 +33,7 @@ from cardialign.cluster.registry.lookup import (
 from cardialign.cluster.registry.pyfunc.mlmodel import write_mlmodel
 from cardialign.cluster.registry.sbom import log_sbom
 from cardialign.cluster.registry.signing import TrustedKey, verify_signature
-from cardialign.cluster.registry.versioned import SEEN, TRAINED_ON, finite
+from cardialign.cluster.registry.versioned import SEEN, TRAINED_ON, finite, said_of
 from cardialign.cluster.tracking import mlflow_store
 from cardialign.cluster.tracking.names import LONGEST_NAME, check_alias, check_model, safe_key
 from cardialign.cluster.tracking.places import send_folder
@@ -87,8 +87,10 @@ def register(
             run_id = str(known.run_id) if known is not None else _run_of_its_own(client, uri, name)
         send_folder(client, run_id, export_dir, f"{ARTIFACT}/{digest}")
         _let_mlflow_load(client, run_id, export_dir, digest)
+        parts = read_parts(export_dir, described_by(export_dir))
         tags = {
             DIGEST_TAG: digest,
+            **said_of(parts),
             **{f"metric.{safe_key(key)}": f"{value:.6g}" for key, value in (metrics or {}).items()},
         }
         if known is not None:
@@ -102,7 +104,7 @@ def register(
             source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}/{digest}"
             _make_model(client, name)
             version = client.create_model_version(name, source=source, run_id=run_id, tags=tags)
-        write_card(client, version, read_parts(export_dir, described_by(export_dir)))
+        write_card(client, version, parts)
         if alias:
             client.set_registered_model_alias(name, alias, version.version)
         return int(version.version)
@@ -135,7 +137,7 @@ def _registered(client: MlflowClient, name: str, digest: str, run_id: str | None
 def _run_of_its_own(client: MlflowClient, uri: str, name: str) -> str:
     experiment = mlflow_store.experiment_id(client, uri)
     run_id = str(client.create_run(experiment, run_name=f"register {name}"[:LONGEST_NAME]).info.run_id)
-    client.update_run(run_id, status="FINISHED")
+    client.set_terminated(run_id)
     return run_id
 
 

@@ -7,9 +7,14 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from cardialign.data_shards.files import parse_json
+from cardialign.data_shards.shown import shown
+from cardialign.pretrain.export.model_card import section
+from cardialign.pretrain.run.integrity import CONTRACT, PROVENANCE, SETTINGS
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+
+    from cardialign.pretrain.run.integrity import VerifiedExport
 
 TRAINED_ON = "trained_on."
 """Of the tags that say, for each evaluation, which of its records were trained on before."""
@@ -31,6 +36,29 @@ def evidence_tags(version: ModelVersion) -> list[dict[str, Any]]:
             found.append({"digest": values["digest"], "name": values["name"], **figures})
             found[-1]["trained_on"] = str(values.get("trained_on"))[:40]
     return sorted(found, key=lambda each: (each["name"], each["digest"]))
+
+
+def said_of(parts: VerifiedExport) -> dict[str, str]:
+    """What an export says of itself as plain tags, by which MLflow filters versions (`tags.method = 'cardialign'`).
+
+    recipe, method, encoder, data (fingerprint of the shards), sampling_rate, seconds and leads (how many): what is
+    known of them.
+    """
+    config, contract = parts.json(SETTINGS), parts.json(CONTRACT)
+    told = {
+        "recipe": config.get("name"),
+        "method": section(config, "method").get("name"),
+        "encoder": section(config, "encoder").get("name"),
+        "data": section(parts.json(PROVENANCE), "training").get("shards_fingerprint"),
+        "sampling_rate": contract.get("sampling_rate"),
+        "seconds": contract.get("seconds"),
+        "leads": len(leads) if isinstance(leads := contract.get("leads"), list) else None,
+    }
+    return {
+        key: shown(f"{value:g}" if isinstance(value, float) else str(value))[:250]
+        for key, value in told.items()
+        if isinstance(value, str | int | float) and value
+    }
 
 
 def json_object(text: str) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,18 +15,24 @@ from cardialign.cluster.environment.versions import git_commit, versions
 from cardialign.cluster.runs.failure import StoppedError
 from cardialign.cluster.runs.placement import Placement
 from cardialign.cluster.runs.starts import mlflow_tags, note_start
+from cardialign.cluster.tracking.groups import dataset
 from cardialign.cluster.tracking.names import check_model
 from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import DONE, STOPPED, UsageError, UserError
 from cardialign.data_shards.files import read_json, write_json
-from cardialign.pretrain.run.files import BEST, BEST_NOTE, EXPORT, START, START_NOTE
+from cardialign.pretrain.run import fence
+from cardialign.pretrain.run.files import BEST, BEST_NOTE, EXPORT, PAGE, START, START_NOTE
 from cardialign.pretrain.run.integrity import refuse_to_replace
 from cardialign.pretrain.run.layout import writing
 from cardialign.pretrain.run.lock import locked_run
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cardialign.cluster.runs.driver import PretrainResult
     from cardialign.data_shards.record import SignalSpec
+    from cardialign.data_shards.shard_set.joined import JoinedSets
+    from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.config import MixturePart, RunConfig
     from cardialign.pretrain.training.checkpoints.judge import Resume, Verdict
 
@@ -38,12 +45,13 @@ FINAL = ("final_loss", "records_per_second", "data_wait_share", "restarts")
 @dataclass(frozen=True)
 class Tracking:
     """The MLflow store and experiment of a run. optional: train also when the store cannot be opened. command: what
-    started the run, as it is noted ("" from a program)."""
+    started the run, as it is noted ("" from a program). page: writes the page of a run directory to a file."""
 
     uri: str = field(default_factory=default_uri)
     experiment: str | None = None
     optional: bool = False
     command: str = ""
+    page: Callable[[Path, Path], object] | None = None
 
 
 def prepare(config: RunConfig) -> dict[str, Any]:
@@ -68,7 +76,24 @@ def prepare(config: RunConfig) -> dict[str, Any]:
         "shards_fingerprint": shard_set.fingerprint,
         "selection_fingerprint": selection.fingerprint,
         "text_encoder_fingerprint": banks[0]["encoder_fingerprint"] if banks else "",
+        "datasets": datasets_of(config, shard_set, selection.rows),
     }
+
+
+def datasets_of(config: RunConfig, opened: ShardSet | JoinedSets, rows: np.ndarray) -> list[dict[str, str]]:
+    """The shard sets of a run, as MLflow keeps them: name, fingerprint, place, and how much of each is read."""
+    from cardialign.data_shards.locations import url_of
+    from cardialign.data_shards.shard_set.joined import JoinedSets
+
+    sets, firsts = (opened.sets, opened.offsets) if isinstance(opened, JoinedSets) else ((opened,), (0,))
+    found = []
+    for part, each, first in zip(config.data.parts, sets, firsts, strict=True):
+        read = int(((rows >= first) & (rows < first + len(each))).sum())
+        facts = {"records": read, "records_of_the_set": len(each), "folds": part.folds, "split": part.split}
+        facts = {key: value for key, value in facts.items() if value is not None}
+        place = url_of(part.shards) or str(each.path)
+        found.append(dataset(each.path.name, each.fingerprint, place, facts | {"weight": part.weight}, "training"))
+    return found
 
 
 def _try_out(config: RunConfig, spec: SignalSpec) -> None:
@@ -163,6 +188,8 @@ def run(
             status = "KILLED"
             raise
         finally:
+            if status != "KILLED" or final:  # somebody who ends it does not wait for a page
+                _write_page(run_dir, tracking)
             delivered = tracker.finish(status, final)
         result = _result(outcome, data, tracker, delivered)
         if outcome.stopped:
@@ -218,6 +245,18 @@ def _with_local_start(config: RunConfig, run_dir: Path, tracking_uri: str) -> Ru
     return named
 
 
+def _write_page(run_dir: Path, tracking: Tracking) -> None:
+    """The page of the run as it ended; one that cannot be made is told, and the run ends as it would."""
+    if tracking.page is None or fence.fenced_out(run_dir):
+        return
+    try:
+        tracking.page(run_dir, run_dir / PAGE)
+    except (UserError, OSError) as error:
+        log.warning("page=not-written run=%s reason=%s", run_dir, error)
+    except Exception as error:  # a defect of a page is no reason to lose what was trained
+        log.warning("page=not-written run=%s reason=%s: %s", run_dir, type(error).__name__, error)
+
+
 def _parameters(config: RunConfig, workers: int | Sizes, data: dict[str, Any], placement: Placement) -> dict[str, Any]:
     own = {"workers": sizes_of(workers).shown, "cpus_per_worker": placement.cpus_per_worker or 1}
     return {**config.resolved(), **own, "records": data["records"], "steps": data["steps"]}
@@ -228,7 +267,7 @@ def _noted(
 ) -> RunTracker:
     """A start as MLflow and the run directory know it: where MLflow refuses it, there was none."""
     tracker = RunTracker(run_dir, tracking.uri, experiment=tracking.experiment, optional=tracking.optional)
-    tracker.start(parameters["name"], parameters, _tags(data, tracking.command))
+    tracker.start(parameters["name"], parameters, _tags(data, tracking.command), data["datasets"])
     note_start(run_dir, tracking.command, str(sizes_of(workers).shown))
     return tracker
 

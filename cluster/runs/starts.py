@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from cardialign.cluster.environment.versions import CHANGED, git_commit, versions
@@ -18,6 +19,7 @@ from cardialign.cluster.watching.state import last_lines
 from cardialign.data_shards.shown import without_secrets
 from cardialign.pretrain.run.files import STARTS
 
+LONGEST_LINE = 80
 LATEST = 253402300799
 """The last second of the year 9999: no file was written later."""
 
@@ -56,15 +58,32 @@ def user_name() -> str:
 
 
 def mlflow_tags(command: str, commit: str) -> dict[str, str]:
-    """What MLflow shows as source, user, commit and description of a run; without what is not known."""
+    """What MLflow shows as source, user, commit and description of a run; without what is not known.
+
+    The source is the command without its options: MLflow shows of a source what stands behind its last `/`. The
+    description has all of it, an option a line: a long line is cut at the edge of the page.
+    """
     told = {
-        "mlflow.source.name": command,
+        "mlflow.source.name": command.partition(" -")[0],
         "mlflow.source.type": "LOCAL" if command else "",
         "mlflow.source.git.commit": "" if commit.endswith(CHANGED) else commit,  # it would name other code
         "mlflow.user": user_name(),
-        "mlflow.note.content": f"```\n{command}\n```" if command else "",
+        "mlflow.note.content": f"```\n{_in_lines(command)}\n```" if command else "",
     }
     return {name: value for name, value in told.items() if value}
+
+
+def _in_lines(command: str) -> str:
+    """The command for a shell, in lines where it is long: each option begins one."""
+    if len(command) <= LONGEST_LINE:
+        return command
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    options = [place for place, word in enumerate(words) if word.startswith("-")] or [len(words)]
+    lines = [shlex.join(words[first:last]) for first, last in pairwise([0, *options, len(words)]) if first < last]
+    return " \\\n  ".join(lines)
 
 
 def note_start(run_dir: Path, command: str, workers: str) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Of an experiment that we make: MLflow's page then shows what belongs to training, and not what belongs to chats."""
 EXPERIMENT = "cardialign"
 """The experiment of who names none, neither with an option nor with MLFLOW_EXPERIMENT_NAME."""
 REMEDY = (
@@ -273,7 +275,7 @@ def experiment_id(client: MlflowClient, uri: str, name: str = "") -> str:
             return _active(found, uri)
         path = sqlite_path(uri)
         location = (path.parent / "mlartifacts" / safe(name)).absolute().as_uri() if path is not None else None
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, artifact_location=location, tags=KIND))
 
 
 def _active(experiment: Experiment, uri: str) -> str:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.address import absolute_uri, default_uri
 from cardialign.cluster.tracking import mlflow_store
+from cardialign.cluster.tracking.groups import dataset_input, grouped
 from cardialign.cluster.tracking.names import LONGEST_NAME, safe_key
 from cardialign.cluster.tracking.places import check_place, check_run
 from cardialign.cluster.tracking.spool import Cursor, Line, SpoolReader
 from cardialign.cluster.tracking.state import TrackingState
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.shown import public
-from cardialign.pretrain.run.files import CONFIG, EVALUATIONS, METRICS, SYSTEM, TRACKING
+from cardialign.pretrain.run.files import BEST_NOTE, CONFIG, EVALUATIONS, METRICS, PAGE, RESULT, SYSTEM, TRACKING
 from cardialign.pretrain.run.layout import RunDirectoryError
 from cardialign.pretrain.run.lock import locked_run
 
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 BATCH = 1000
 """MLflow takes at most this many metrics in one call."""
+OUTCOME = (CONFIG, RESULT, BEST_NOTE, PAGE)
+"""Files of a run that has ended, sent as artifacts; what is not there is left out."""
 PARAMETERS = "parameters.json"
 """Artifact with the parameters of a run at their full length: MLflow's own are cut."""
 MARK = "data.fingerprint"
@@ -128,16 +131,19 @@ class Replay:
         state, known = self.state, run.data.params
         theirs = {key for key in run.data.tags if key.startswith("mlflow.")}  # a description may be a person's by now
         self.client.log_text(state.run_id, json.dumps(state.parameters, indent=1), PARAMETERS)
-        self._send_configuration()
+        self._send_files(CONFIG)
+        if state.datasets:
+            self.client.log_inputs(state.run_id, datasets=[dataset_input(each) for each in state.datasets])
         new = [Param(key, value[:6000]) for key, value in state.parameters.items() if key not in known]
         changed = {f"resumed_with.{k}": v for k, v in state.parameters.items() if k in known and known[k] != v[:6000]}
         tags = [RunTag(key, value[:5000]) for key, value in {**state.tags, **changed}.items() if key not in theirs]
         for start in range(0, max(len(new), len(tags)), 100):
             self.client.log_batch(state.run_id, params=new[start : start + 100], tags=tags[start : start + 100])
 
-    def _send_configuration(self) -> None:
-        if (self.run_dir / CONFIG).is_file():
-            self.client.log_artifact(self.state.run_id, str(self.run_dir / CONFIG))
+    def _send_files(self, *names: str) -> None:
+        for name in names:
+            if (self.run_dir / name).is_file():
+                self.client.log_artifact(self.state.run_id, str(self.run_dir / name))
 
     def send_new(self) -> int:
         """Send every new line; the cursor is saved after each batch. Returns how many metric values went out."""
@@ -145,7 +151,7 @@ class Replay:
         for reader in self.readers:
             while lines := reader.read(limit=50):
                 lines = self._note_intention(reader.cursor, lines)
-                metrics = [metric for line in lines for metric in _metrics(line, reader.cursor.intended_time)]
+                metrics = [metric for line in lines for metric in self._metrics(line, reader.cursor)]
                 for start in range(0, len(metrics), BATCH):
                     self.client.log_batch(self.state.run_id, metrics=metrics[start : start + BATCH])
                 reader.take(lines)
@@ -166,18 +172,28 @@ class Replay:
         self.state.save(self.run_dir)
         return lines
 
+    def _metrics(self, line: Line, cursor: Cursor) -> list[Metric]:
+        from mlflow.entities import Metric
+
+        at, name = int(1000 * (_number(line.values.get("time")) or cursor.intended_time)), self._name
+        numbers = {key: _number(value) for key, value in line.values.items() if key not in ("step", "time")}
+        return [Metric(name(key), value, at, max(0, line.step)) for key, value in numbers.items() if value is not None]
+
+    def _name(self, key: str) -> str:
+        return safe_key(grouped(key) if self.state.grouped else key)
+
     def close_run(self) -> None:
-        """Final figures (with the time they were made, so that repeating is harmless), then the status."""
+        """Final figures and the end, with the time they were made, so that repeating is harmless; files; the status."""
         from mlflow.entities import Metric
 
         state = self.state
         check_run(self.client, state.run_id)
-        self._send_configuration()
+        self._send_files(*OUTCOME)
         at = int(1000 * state.finished_at)
         figures = [Metric(key, float(value), at, 0) for key, value in state.final.items() if math.isfinite(value)]
         if figures:
             self.client.log_batch(state.run_id, metrics=figures)
-        self.client.update_run(state.run_id, status=state.status)
+        self.client.set_terminated(state.run_id, state.status, at or None)
         state.save(self.run_dir)
 
 
@@ -236,14 +252,6 @@ def _signed(uri: str) -> str:
     """The address of a state with user and password, where MLFLOW_TRACKING_URI is the same one and has them."""
     named = absolute_uri(default_uri())
     return named if public(named) == uri else uri
-
-
-def _metrics(line: Line, read_at: float) -> list[Metric]:
-    from mlflow.entities import Metric
-
-    at = int(1000 * (_number(line.values.get("time")) or read_at))
-    numbers = {key: _number(value) for key, value in line.values.items() if key not in ("step", "time")}
-    return [Metric(safe_key(key), value, at, max(0, line.step)) for key, value in numbers.items() if value is not None]
 
 
 def _number(value: Any) -> float | None:

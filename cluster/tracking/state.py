@@ -23,7 +23,9 @@ class TrackingState:
     """What `tracking.json` holds.
 
     tracking_uri without user and password (`address.public`). experiment: "" for that of the environment.
-    home: the run directory that it was written in; "" in the state of an older release.
+    home: the run directory that it was written in; "" in the state of an older release. datasets: as
+    `groups.dataset` makes them. grouped: figures go out under the names of `groups.grouped`; a run that an older
+    release began keeps its own, or each of its curves would be two.
     """
 
     tracking_uri: str
@@ -36,6 +38,8 @@ class TrackingState:
     final: dict[str, float] = field(default_factory=dict)
     finished_at: float = 0.0
     home: str = ""
+    datasets: list[dict[str, str]] = field(default_factory=list)
+    grouped: bool = True
     cursors: dict[str, Cursor] = field(default_factory=lambda: {METRICS: Cursor(), SYSTEM: Cursor()})
 
     @classmethod
@@ -45,7 +49,7 @@ class TrackingState:
         try:
             values = parse_json(read_bytes(path))
             values["cursors"] = {name: Cursor(**cursor) for name, cursor in values["cursors"].items()}
-            state = cls(**values)
+            state = cls(**{"grouped": False, **values})
             state.tracking_uri = public(state.tracking_uri)  # an older release stored it as it was given
             whole = state._whole()
         except (FileNotFoundError, NotADirectoryError):
@@ -64,7 +68,11 @@ class TrackingState:
     def _whole(self) -> bool:
         """Every value is of its kind."""
         words = [self.tracking_uri, self.experiment, self.run_name, self.run_id, self.status, self.home]
-        pairs = [*self.parameters.items(), *self.tags.items()]
+        pairs = [
+            *self.parameters.items(),
+            *self.tags.items(),
+            *(pair for each in self.datasets for pair in each.items()),
+        ]
         numbers = [self.finished_at, *self.final.values()]
         for cursor in self.cursors.values():
             numbers += asdict(cursor).values()
@@ -88,7 +96,7 @@ class TrackingState:
 
     def anew(self, **changes: Any) -> TrackingState:
         """The same training for an MLflow run that is still to be made: all of its steps go there."""
-        return replace(self, run_id="", cursors={METRICS: Cursor(), SYSTEM: Cursor()}, **changes)
+        return replace(self, run_id="", cursors={METRICS: Cursor(), SYSTEM: Cursor()}, grouped=True, **changes)
 
     def save(self, run_dir: Path) -> None:
         """Raises RunDirectoryError when the disk does not take it: that is no fault of the store."""

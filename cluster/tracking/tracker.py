@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +56,20 @@ class RunTracker:
         """The store's address as it may be shown; `uri` is the whole, with user and password."""
         return public(self.uri)
 
-    def start(self, run_name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Open the store and the run before any training starts; begin to replay."""
+    def start(
+        self,
+        run_name: str,
+        parameters: Mapping[str, Any],
+        tags: Mapping[str, str],
+        datasets: Sequence[Mapping[str, str]] = (),
+    ) -> None:
+        """Open the store and the run before any training starts; begin to replay. datasets: of `groups.dataset`."""
         state = TrackingState.load(self.run_dir)
         if state is None or state.tracking_uri != self.address:
             state = TrackingState(self.address, self.experiment or "", run_name)
         state = own(state, self.run_dir)
         state.parameters, state.tags, state.status = flatten(parameters), dict(tags), "RUNNING"
-        state.final = {}
+        state.final, state.datasets = {}, [dict(each) for each in datasets]
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             self.replay = self._open(state)

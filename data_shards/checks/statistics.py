@@ -138,8 +138,8 @@ def _labels(shards: ShardSet) -> dict[str, Any]:
 
 
 def _reports(shards: ShardSet, top: int) -> dict[str, Any]:
-    """Statements by the records that hold them (letter case aside), statements per record, and the reports that most
-    records share."""
+    """Statements by the records that hold them, statements per record, and the reports that most records share; what
+    differs in letter case alone counts together."""
     weights = shards.reports.column("count").to_numpy()
     statements: list[Sequence[str]] = shards.reports.column("statements").to_pylist()
     frequency: dict[str, int] = {}
@@ -152,15 +152,20 @@ def _reports(shards: ShardSet, top: int) -> dict[str, Any]:
         }:
             frequency[folded] = frequency.get(folded, 0) + weight
     frequent = sorted(frequency.items(), key=lambda item: (-item[1], item[0]))
-    texts = shards.reports.column("text")
-    order = np.argsort(-weights, kind="stable")[:top]
+    texts: dict[str, int] = {}
+    written: dict[str, str] = {}
+    for text, weight in zip(shards.reports.column("text").to_pylist(), weights.tolist(), strict=True):
+        folded = text.casefold()
+        written.setdefault(folded, text)
+        texts[folded] = texts.get(folded, 0) + weight
+    shared = sorted(texts.items(), key=lambda item: -item[1])[:top]
     return {
         "records_in_shared_reports": int(weights[weights > 1].sum()),
         "distinct_statements": len(frequency),
         "statements": {spelled[folded]: number for folded, number in frequent[:top]},
         "statements_once": sum(1 for _, number in frequent if number == 1),
         "statements_per_record": {str(number): per_record[number] for number in sorted(per_record)},
-        "texts": {texts[int(row)].as_py(): int(weights[row]) for row in order},
+        "texts": {written[folded]: number for folded, number in shared},
     }
 
 

@@ -17,6 +17,7 @@ initialised.json       what a run took from the weights that it started from, te
 export/                the finished encoder
 exposure.salt          the salt of the exposure certificates of this run's encoders: its owner's alone, never exported
 result.json            figures of the finished (or stopped) run
+page.html              the page of the run as it ended: what `cardialign runs page` writes, without records
 memory.json            the most memory that a step held, rank by rank, as the newest start measured it
 compute.json           FLOPs of a record and the peak of a device, where that is known: for MFU
 tracking.json          MLflow store, run id and cursors
@@ -47,7 +48,7 @@ BEST, BEST_NOTE, BAD_STEPS = "best", "best.json", "bad_steps"
 CHECKPOINTS, FIRST_COMMIT, QUARANTINE, EXPORT = "checkpoints", "committed.json", "quarantine.jsonl", "export"
 RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.jsonl", "workers"
 MEMORY, COMPUTE, DEATHS, DECISIONS = "memory.json", "compute.json", "deaths.jsonl", "decisions.jsonl"
-STARTS = "starts.jsonl"
+STARTS, PAGE = "starts.jsonl", "page.html"
 ATTEMPT, LOGS, RAY, FIGURES = "attempt.json", "logs", "ray", "figures"
 START, START_NOTE, INITIALISED = "start", "start.json", "initialised.json"
 EXPOSURE_SALT = "exposure.salt"

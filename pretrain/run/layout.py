@@ -33,6 +33,7 @@ FILES = (
     files.FIRST_COMMIT,
     files.QUARANTINE,
     files.RESULT,
+    files.PAGE,
     files.MEMORY,
     files.COMPUTE,
     files.TRACKING,

@@ -26,6 +26,7 @@ from cardialign.pretrain.run.files import (
     INITIALISED,
     MEMORY,
     METRICS,
+    PAGE,
     QUARANTINE,
     RESULT,
     STARTED_OVER,
@@ -36,7 +37,7 @@ from cardialign.pretrain.run.files import (
 
 MOVED = (
     RESULT, MEMORY, COMPUTE, TRACKING, ATTEMPTS, DEATHS, DECISIONS, METRICS, SYSTEM, EVALUATIONS, FIGURES, QUARANTINE,
-    STARTS, INITIALISED, BAD_STEPS, BEST_NOTE, BEST, EXPORT, EXPOSURE_SALT, CONFIG, FIRST_COMMIT, CHECKPOINTS,
+    PAGE, STARTS, INITIALISED, BAD_STEPS, BEST_NOTE, BEST, EXPORT, EXPOSURE_SALT, CONFIG, FIRST_COMMIT, CHECKPOINTS,
 )  # fmt: skip
 """What belongs to one run; its checkpoints last, so that a start that is cut short still finds them."""
 

@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    from cardialign.cluster.pages.code_names import names_of
     from cardialign.data_shards.checks.statistics import set_statistics
     from cardialign.data_shards.shard_set.shard_set import ShardSet
 
@@ -39,6 +40,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             raise UsageError(f"--{name} is {getattr(args, name)}; it must be at least 1", f"set --{name} to 1 or more")
     with Progress("shards stats") as progress:
         figures = set_statistics(ShardSet.open(args.shards), sample=args.sample, top=args.top, progress=progress)
+    for name, labels in figures["labels"].items():
+        labels["names"] = names_of(name, labels["codes"])
     page = None
     if args.out is not None:
         from cardialign.cluster.pages.set_page import write_set_page
@@ -57,7 +60,9 @@ def figures_of_records(result: dict[str, Any]) -> dict[str, Any]:
     shown["reports"] = {name: reports[name] for name in ("with", "without", "distinct", "distinct_statements")}
     shown["statements"] = dict(list(reports["statements"].items())[:5])
     for name, labels in result["labels"].items():
-        shown[f"labels {name}"] = dict(list(labels["codes"].items())[:8])
+        names = labels.get("names", {})
+        first = list(labels["codes"].items())[:8]
+        shown[f"labels {name}"] = {f"{code} ({names[code]})" if code in names else code: n for code, n in first}
         if labels["unknown"]:
             shown[f"codes not in {name}"] = labels["unknown"]
         if labels["undecided"]:

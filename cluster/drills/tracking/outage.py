@@ -199,7 +199,7 @@ def _all_there(run_dir: Path, address: str, delivered: bool) -> None:
     state = TrackingState.load(run_dir)
     require(state is not None and state.run_id, "the run is in no store")
     assert state is not None
-    points = MlflowClient(address).get_metric_history(state.run_id, "loss")
+    points = MlflowClient(address).get_metric_history(state.run_id, "train/loss")
     found = sorted((point.step, point.value) for point in points)
     expected = [(int(line["step"]), float(line["loss"])) for line in read_trace(run_dir)]
     require(found == expected, f"MLflow holds {len(found)} losses of {len(expected)}, or other ones")

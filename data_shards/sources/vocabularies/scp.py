@@ -30,6 +30,83 @@ _WORDING = {  # descriptions that do not read as a statement, by the text they c
     "normal functioning artificial pacemaker": "artificial pacemaker, normal function",
 }
 
+_NAMED = """
+NORM Normal ECG
+NDT Non-diagnostic T abnormality
+NST_ Non-specific ST changes
+NT_ Non-specific T changes
+STD_ Non-specific ST depression
+STE_ Non-specific ST elevation
+INVT Inverted T waves
+LOWT Low T waves
+TAB_ T wave abnormality
+DIG Digitalis effect
+EL Electrolyte or drug effect
+ANEUR Ventricular aneurysm
+LNGQT Long QT interval
+LPR Long PR interval
+ABQRS Abnormal QRS
+QWAVE Q waves
+HVOLT High QRS voltage
+LVOLT Low QRS voltage
+VCLVH Voltage criteria for left ventricular hypertrophy
+PVC Premature ventricular complex
+PAC Premature atrial complex
+PRC(S) Premature complexes
+BIGU Bigeminy
+TRIGU Trigeminy
+AMI Anterior infarct
+ASMI Anteroseptal infarct
+ALMI Anterolateral infarct
+IMI Inferior infarct
+ILMI Inferolateral infarct
+IPMI Inferoposterior infarct
+IPLMI Inferoposterolateral infarct
+LMI Lateral infarct
+PMI Posterior infarct
+INJAS Anteroseptal subendocardial injury
+INJAL Anterolateral subendocardial injury
+INJIN Inferior subendocardial injury
+INJIL Inferolateral subendocardial injury
+INJLA Lateral subendocardial injury
+ISC_ Non-specific ischemia
+ISCAN Anterior ischemia
+ISCAS Anteroseptal ischemia
+ISCAL Anterolateral ischemia
+ISCIN Inferior ischemia
+ISCIL Inferolateral ischemia
+ISCLA Lateral ischemia
+LVH Left ventricular hypertrophy
+RVH Right ventricular hypertrophy
+SEHYP Septal hypertrophy
+LAO/LAE Left atrial enlargement
+RAO/RAE Right atrial enlargement
+1AVB First-degree AV block
+2AVB Second-degree AV block
+3AVB Third-degree AV block
+CLBBB Complete left bundle branch block
+ILBBB Incomplete left bundle branch block
+CRBBB Complete right bundle branch block
+IRBBB Incomplete right bundle branch block
+LAFB Left anterior fascicular block
+LPFB Left posterior fascicular block
+IVCD Intraventricular conduction delay
+WPW Ventricular pre-excitation
+SR Sinus rhythm
+SBRAD Sinus bradycardia
+STACH Sinus tachycardia
+SARRH Sinus arrhythmia
+AFIB Atrial fibrillation
+AFLT Atrial flutter
+SVARR Supraventricular arrhythmia
+SVTAC Supraventricular tachycardia
+PSVT Paroxysmal supraventricular tachycardia
+PACE Paced rhythm
+"""
+NAMES: dict[str, str] = dict(line.split(" ", 1) for line in _NAMED.strip().splitlines())  # type: ignore[misc]
+"""SCP-ECG code of PTB-XL -> what it is called on a page, as the prompt sets call it; reports have the words of the
+table."""
+
 
 def parse_scp_codes(text: str) -> dict[str, float]:
     """`{'NORM': 100.0, 'SR': 0.0}` -> codes with likelihood in percent. Raises ValueError for anything else, also for

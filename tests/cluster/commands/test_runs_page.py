@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -47,6 +48,17 @@ def test_it_says_where_a_run_came_from_what_it_cost_and_what_it_tells(
     assert float(facts["Price"]) == pytest.approx(2.4 / 3600, rel=1e-2) and facts["Energy"] == "not measured"
     assert facts["Records trained on, repeats included"] == "240"
     assert "zero-shot, PTB-XL super" in text
+
+
+def test_a_run_without_an_export_says_which_data_it_has_from_its_tracking(
+    cardialign: Call, run: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(run / "export")
+    state = {"tags": {"data.fingerprint": "f00d" * 16, "data.selection": "beef" * 16}}
+    (run / "tracking.json").write_text(json.dumps(state))
+    assert cardialign("runs", "page", run, "--out", tmp_path / "page.html").code == 0
+    text = (tmp_path / "page.html").read_text()
+    assert "f00d" * 16 in text and "beef" * 16 in text
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cardialign.cluster.pages.code_names import names_of
 from cardialign.cluster.pages.set_page import write_set_page
 
 Call = Callable[..., Any]
@@ -24,6 +25,26 @@ def test_figures_and_page_by_command(cardialign: Call, shards: Path, tmp_path: P
     told = cardialign("shards", "stats", shards, plain=True).out
     assert "sampling rate" in told and "labels finding" in told
     assert cardialign("shards", "stats", shards, "--sample", 0).code == 2
+
+
+def test_codes_stand_with_their_names(cardialign: Call, shards: Path, tmp_path: Path) -> None:
+    answer = cardialign("shards", "stats", shards, "--out", tmp_path / "stats.html")
+    labels = answer.json["labels"]["finding"]
+    assert labels["names"]["NORM"] == "Normal ECG" and set(labels["names"]) <= set(labels["codes"])
+    page = Path(answer.json["page"]).read_text(encoding="utf-8")
+    assert "NORM: Normal ECG" in page
+    assert "NORM (Normal ECG)" in cardialign("shards", "stats", shards, plain=True).out
+
+
+def test_names_are_those_of_the_label_set_and_of_snomed_and_none_for_codes_of_others() -> None:
+    assert names_of("super", ["NORM", "MI", "STTC", "CD", "HYP"])["MI"] == "Myocardial infarction"
+    assert names_of("finding", ["NORM", "MINE", "YOURS", "THEIRS"]) == {}, "a set of the same name with other codes"
+    assert names_of("scp", ["SR", "IMI", "PRC(S)"]) == {
+        "SR": "Sinus rhythm",
+        "IMI": "Inferior infarct",
+        "PRC(S)": "Premature complexes",
+    }
+    assert names_of("anything", ["164889003", "x"]) == {"164889003": "Atrial fibrillation"}
 
 
 def test_the_page_escapes_what_reports_and_labels_say_and_survives_a_set_without_them(

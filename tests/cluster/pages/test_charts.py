@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -93,6 +94,42 @@ def test_names_of_weights_have_room_and_long_ones_are_cut(name: str) -> None:
     assert shown == name if len(name) <= LONGEST_LABEL else shown.endswith("W…")
     right = max(float(bar.attrib["x"]) + float(bar.attrib["width"]) for bar in figure.iter("rect"))
     assert right + 40 <= float(figure.attrib["width"]), "the figure fits at the end of its bar"
+
+
+@pytest.mark.parametrize("edges", [[9.5, 10.0, 10.5, 11.0], [0, 5, 10], [0, 10_000, 20_000]])
+def test_no_label_of_an_axis_is_cut_off_at_the_edge(edges: list[float]) -> None:
+    figure = ElementTree.fromstring(histogram(edges, [1] * (len(edges) - 1), title="x", axis="seconds"))
+    width = float(next(iter(figure.iter("svg"))).attrib["viewBox"].split()[2])
+    for each in figure.iter("text"):
+        label, x = (each.text or "").strip(), float(each.attrib["x"])
+        half = {"middle": 0.5, "end": 0.0}[each.attrib["text-anchor"]]
+        assert x + half * 7.2 * len(label) <= width + 0.1, label
+
+
+LONG_NAME = "Consider left ventricular hypertrophy by voltage criteria, or a normal variant of the young"
+
+
+@pytest.mark.parametrize("name", ["MI", "Nonspecific ST and T wave abnormality", LONG_NAME[:70], LONG_NAME * 3])
+def test_no_name_of_a_bar_is_cropped_and_none_lies_over_another_or_over_a_bar(name: str) -> None:
+    figure = ElementTree.fromstring(frequency_bars({name: 7, "NORM": 3, name.upper() + " 2": 1}, 10, title="x"))
+    svg = next(iter(figure.iter("svg")))
+    width, height = map(float, svg.attrib["viewBox"].split()[2:])
+    rows = list(figure.iter("g"))
+    for row, whole in zip(rows, (name, "NORM", name.upper() + " 2"), strict=True):
+        labels = [each for each in row.iter("text") if each.attrib["class"] == "bar-label"]
+        assert " ".join((each.text or "").strip() for each in labels) == whole
+        bar = next(iter(row.iter("rect")))
+        for each in labels:
+            room = CHARACTER * len((each.text or "").strip())
+            end = each.attrib["text-anchor"] == "end"
+            left = float(each.attrib["x"]) - (room if end else 0)
+            assert left >= 0 and left + room <= (float(bar.attrib["x"]) if end else width)
+            assert end or float(each.attrib["y"]) < float(bar.attrib["y"]), "a name above its bar"
+    heights = [float(each.attrib["y"]) for row in rows for each in row.iter("text") if each.get("class") == "bar-label"]
+    assert all(after - before >= 15 for before, after in itertools.pairwise(heights)), "lines stand apart"
+    assert max(heights) < height and all(
+        float(bar.attrib["y"]) + float(bar.attrib["height"]) <= height for bar in figure.iter("rect")
+    )
 
 
 def heights(svg: str) -> list[float]:

@@ -184,9 +184,23 @@ def test_aliases_move_and_figures_follow_the_version(
         assert {key: told for key, told in tags.items() if "line" in told or "shared" in told} == {
             "trained_on.zero-shot/trial": line
         }
-    assert run.metrics["zero-shot/trial/trained_on_records"] == 12
-    metrics = run.metrics
-    assert metrics["zero-shot/trial/auroc/PRC-x28-S-x29-"] == 0.95, "a code that MLflow would refuse"
+    assert run.metrics["evaluation/zero-shot/trial/trained_on_records"] == 12
+    assert run.metrics["evaluation/zero-shot/trial/macro"] == 0.9
+    table = classes_of(client, rows[2]["run_id"], "zero-shot/trial")
+    assert [(row["code"], row["auroc"]) for row in table] == [("PRC(S)", 0.95), ("RARE", None)]
+
+
+def test_versions_are_found_by_what_they_are(store: tuple[str, Path], exported: Path) -> None:
+    client = open_client(store[0])
+    (version,) = client.search_model_versions(
+        "name = 'tiny' and tags.method = 'cardialign' and tags.encoder = 'cardialign' and tags.sampling_rate = '100'"
+    )
+    config, provenance = (json.loads((exported / name).read_text()) for name in ("config.json", "provenance.json"))
+    fingerprint = provenance["training"].get("shards_fingerprint")
+    said = {"recipe": config["name"], "leads": "12", **({"data": fingerprint} if fingerprint else {})}
+    assert said.items() <= version.tags.items()
+    assert version.description.startswith("<!-- card -->") and "signal contract" in version.description
+    assert client.search_model_versions("name = 'tiny' and tags.method = 'siglip'") == []
 
 
 def test_references() -> None:
@@ -341,16 +355,29 @@ LABEL_CODES = [
 LABEL_CODES += ["PRC_S_", "-x28-", "-x2", "(", "AF/AFL", "AF-AFL", "心房", "NORM", "1AVB", "a b"]
 
 
-def test_every_label_code_has_a_metric_of_its_own(store: tuple[str, Path], exported: Path) -> None:
+def classes_of(client: Any, run_id: str, evaluation: str) -> list[dict[str, Any]]:
+    """The rows of the table of classes, as `mlflow.load_table` would read the artifact."""
+    path = f"evaluation/{evaluation}/classes.json"
+    assert {"path": path, "type": "table"} in json.loads(client.get_run(run_id).data.tags["mlflow.loggedArtifacts"])
+    table = json.loads(Path(client.download_artifacts(run_id, path)).read_text())
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+
+
+def test_every_label_code_is_a_row_of_one_table_and_no_chart_of_one_point(
+    store: tuple[str, Path], exported: Path
+) -> None:
     register(exported, "codes", store[0])
     classes = [{"code": code, "auroc": k / 100} for k, code in enumerate(LABEL_CODES)]
     result = {"macro": 0.9, "low": 0.88, "high": 0.92, "classes": classes}
     log_evaluation("codes", store[0], "zero-shot/../it's (mine)", result)
     (row,) = [row for row in list_models(store[0]) if row["name"] == "codes"]
-    metrics = open_client(store[0]).get_run(row["run_id"]).data.metrics
-    found = sorted(value for key, value in metrics.items() if "/auroc/" in key)
-    assert found == [k / 100 for k in range(len(LABEL_CODES))]
-    assert [key for key in metrics if key.endswith("/auroc/NORM")] and [key for key in metrics if key.endswith("/1AVB")]
+    client = open_client(store[0])
+    log_evaluation("codes", store[0], "zero-shot/../it's (mine)", result)  # again: not a second table
+    names = set(client.get_run(row["run_id"]).data.metrics)
+    assert not [name for name in names if "auroc" in name] and {name.split("/")[0] for name in names} == {"evaluation"}
+    table = classes_of(client, row["run_id"], "zero-shot/-x2e-./it-x27-s -x28-mine-x29-")
+    assert {each["code"]: each["auroc"] for each in table} == {code: k / 100 for k, code in enumerate(LABEL_CODES)}
+    assert [each["auroc"] for each in table] == sorted((each["auroc"] for each in table), reverse=True)
 
 
 def test_a_tag_that_is_no_figure_and_a_name_of_others_do_not_hide_the_list(

@@ -13,7 +13,7 @@ import pytest
 from cardialign.cluster.environment.sizes import Sizes
 from cardialign.cluster.registry.registry import register
 from cardialign.cluster.runs.driver import train_on_ray
-from cardialign.cluster.runs.lifecycle import Tracking, _with_local_start, prepare, run
+from cardialign.cluster.runs.lifecycle import Tracking, _with_local_start, _write_page, prepare, run
 from cardialign.cluster.tracking.state import TrackingState
 from cardialign.data_shards.errors import DataError, UsageError, UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
@@ -21,7 +21,7 @@ from cardialign.data_shards.text.bank import build_text_bank
 from cardialign.pretrain.config import RunConfig, load_config
 from cardialign.pretrain.export.write import export_encoder
 from cardialign.pretrain.methods.base import create_method
-from cardialign.pretrain.run.files import CONFIG, EARLIER, RESULT, START, START_NOTE, STOP, TRACKING
+from cardialign.pretrain.run.files import CONFIG, EARLIER, PAGE, RESULT, START, START_NOTE, STOP, TRACKING
 from cardialign.pretrain.run.integrity import write_digests
 from cardialign.pretrain.training.checkpoints.files import committed_path
 from cardialign.pretrain.training.data import open_data
@@ -62,6 +62,25 @@ def test_a_method_that_cannot_use_the_encoder_is_named_before_ray(shards: Path) 
 def test_a_method_without_reports_asks_for_no_text_bank(shards: Path) -> None:
     facts = prepare(config_of(shards))
     assert facts["records"] > 0 and facts["text_encoder_fingerprint"] == ""
+
+
+def test_the_data_sets_of_a_run_are_named_with_how_much_of_each_is_read(shards: Path) -> None:
+    opened = ShardSet.open(shards)
+    (told,) = prepare(config_of(shards, "data.folds=[1, 2, 3]"))["datasets"]
+    facts = json.loads(told["profile"])
+    assert (told["name"], told["context"]) == (shards.name, "training") and facts["fingerprint"] == opened.fingerprint
+    assert facts["records"] == int((opened.fold <= 3).sum()) < facts["records_of_the_set"] == len(opened)
+    assert facts["folds"] == [1, 2, 3] and json.loads(told["source"])["uri"] == str(shards)
+
+
+def test_a_page_that_cannot_be_made_is_told_and_loses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def spoilt(run_dir: Path, out: Path) -> None:
+        raise ZeroDivisionError("of a chart")
+
+    _write_page(tmp_path, Tracking(page=spoilt))
+    assert "page=not-written" in caplog.text and "of a chart" in caplog.text and not (tmp_path / PAGE).exists()
+    _write_page(tmp_path, Tracking(page=lambda run_dir, out: out.write_text(f"of {run_dir.name}")))
+    assert (tmp_path / PAGE).read_text() == f"of {tmp_path.name}"
 
 
 def test_a_damaged_text_bank_is_named_before_ray_and_not_taken_for_a_missing_one(shards: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import platform
+import shlex
 import time
 from pathlib import Path
 
@@ -58,5 +59,11 @@ def test_mlflow_is_told_of_a_commit_only_where_the_code_is_that_of_the_commit() 
     told = starts.mlflow_tags("cardialign pretrain", "0123abc")
     assert told["mlflow.source.git.commit"] == "0123abc" and told["mlflow.source.name"] == "cardialign pretrain"
     assert "cardialign pretrain" in told["mlflow.note.content"]
+    given = "cardialign pretrain --recipe cardialign-demo --set 'data.folds=[1, 2]' --run-dir /runs/one --workers 2"
+    long = starts.mlflow_tags(given, "")
+    assert long["mlflow.source.name"] == "cardialign pretrain", "MLflow shows what is behind the last /"
+    written = long["mlflow.note.content"].strip("`\n")
+    assert shlex.split(written.replace("\\\n", " ")) == shlex.split(given), "a shell takes it as it stands"
+    assert max(map(len, written.splitlines())) < 60 and written.splitlines()[0] == "cardialign pretrain \\"
     assert "mlflow.source.git.commit" not in starts.mlflow_tags("x", "0123abc+changed")
     assert set(starts.mlflow_tags("", "")) <= {"mlflow.user"}

@@ -112,7 +112,12 @@ def test_what_keeps_a_store_from_taking_a_run_is_said_before_training_and_option
     mend(run_dir, uri)
     run_id = sync(run_dir)["run_id"]
     client = open_client(uri)
-    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "loss")] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    losses = [(m.step, m.value) for m in client.get_metric_history(run_id, "train/loss")]
+    assert losses == [
+        (1, 1.0),
+        (2, 0.5),
+        (3, 1 / 3),
+    ]
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED" and run.data.params["encoder.lead_groups.left -x28-lateral-x29-"] == '["I"]'
 
@@ -151,7 +156,7 @@ def test_a_run_that_its_store_has_lost_is_logged_anew_when_asked(tmp_path: Path,
         sync(run_dir)
     again = sync(run_dir, new_run=True)
     assert again["values_sent"] >= 2 and again["run_id"] not in ("0" * 32, first.run_id)
-    assert len(open_client(uri).get_metric_history(again["run_id"], "loss")) == 2
+    assert len(open_client(uri).get_metric_history(again["run_id"], "train/loss")) == 2
     resumed = started(run_dir, uri)
     assert resumed.run_id == again["run_id"]
     assert resumed.finish("FINISHED")
@@ -188,7 +193,7 @@ def test_a_run_that_goes_on_is_not_sent_a_second_time(tmp_path: Path, uri: str) 
         assert "sends its figures itself" in caught.value.remedy
         tracker.finish("FINISHED")
     sync(tmp_path / "run")
-    assert len(open_client(uri).get_metric_history(tracker.run_id, "loss")) == 1
+    assert len(open_client(uri).get_metric_history(tracker.run_id, "train/loss")) == 1
 
 
 def test_the_configuration_is_an_artifact_of_the_first_start_too(tmp_path: Path, uri: str) -> None:
@@ -234,8 +239,8 @@ def test_lines_that_hold_no_figures_are_passed_over(tmp_path: Path, uri: str) ->
         file.write(b'{"step": 2, "loss": 1' + b"0" * 400 + b"}\n")
     assert tracker.finish("FINISHED")
     assert open_client(uri).get_run(tracker.run_id).data.metrics == {
-        "loss": 1.5,
-        "loss -x28-ecg--x3e-text-x29-": 2.5,
+        "train/loss": 1.5,
+        "train/loss -x28-ecg--x3e-text-x29-": 2.5,
     }
 
 

@@ -22,7 +22,7 @@ def spool(run_dir: Path, first: int, last: int) -> None:
         append_line(run_dir / METRICS, {"step": step, "loss": 3.0 / step, "digest": "abc", "nan": float("nan")})
 
 
-def history(uri: str, run_id: str, key: str = "loss") -> list[tuple[int, float]]:
+def history(uri: str, run_id: str, key: str = "train/loss") -> list[tuple[int, float]]:
     return [(m.step, m.value) for m in mlflow_store.open_client(uri).get_metric_history(run_id, key)]
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from cardialign.data_shards.build.build import SetPlan, build_shards
 from cardialign.data_shards.checks.statistics import set_statistics
-from cardialign.data_shards.record import SignalSpec
+from cardialign.data_shards.record import EcgRecord, SignalSpec
 from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.sources.base import Entry
 from tests.support.small_source import SmallSource
 
 
@@ -61,3 +63,19 @@ def test_resampled_records_count_by_their_original_rate_and_a_sample_says_its_si
     figures = set_statistics(ShardSet.open(tmp_path / "set"), sample=7, top=1)
     assert figures["original_sampling_rate"] == {"500": 7} and figures["sampled_records"] == 7
     assert len(figures["reports"]["statements"]) == len(figures["reports"]["texts"]) == 1
+
+
+class Shouting(SmallSource):
+    """Every second record has its report in capitals."""
+
+    def read(self, entry: Entry) -> EcgRecord:
+        record = super().read(entry)
+        loud = entry.meta["number"] % 2 == 0
+        return replace(record, statements=tuple(each.upper() if loud else each for each in ("Sinus rhythm", "PVC")))
+
+
+def test_what_differs_in_letter_case_alone_counts_together(tmp_path: Path) -> None:
+    build_shards(Shouting(20), tmp_path / "set", SetPlan(SignalSpec(500, 1), records_per_shard=16), workers=1)
+    reports = set_statistics(ShardSet.open(tmp_path / "set"))["reports"]
+    assert {name.casefold(): count for name, count in reports["statements"].items()} == {"sinus rhythm": 20, "pvc": 20}
+    assert list(reports["texts"].values()) == [20] and reports["distinct_statements"] == 2
