@@ -93,8 +93,8 @@ def words_of(parser: argparse.ArgumentParser, known: Mapping[str, Sequence[str]]
             found.values |= dict.fromkeys(spelled, values) if values else {}
     for action in parser._actions:
         told = getattr(action, "told", None)
-        for word in found.first if told is not None else ():
-            if word not in told:
+        if told is not None:
+            for word in (each for each in found.first if each not in told):
                 found.less.setdefault(word, set()).update(action.option_strings)
     return found
 
