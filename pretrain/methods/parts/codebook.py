@@ -39,7 +39,7 @@ class Heard(NamedTuple):
 
 
 def outside_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """What is computed in here from `tensor` keeps its precision; on `meta`, where sizes are counted, it has one."""
+    """What is computed in here from `tensor` keeps its precision; on `meta`, where sizes are counted, there is one."""
     return contextlib.nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
 
 
