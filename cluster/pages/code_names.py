@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
+
+
+def add_names(figures: dict[str, Any]) -> None:
+    """`names` to the labels of `set_statistics`."""
+    for name, labels in figures["labels"].items():
+        labels["names"] = names_of(name, labels["codes"])
 
 
 def names_of(label_set: str, codes: Iterable[str]) -> dict[str, str]:

@@ -97,7 +97,8 @@ def log_evaluation(
 
 
 def _log_classes(client: MlflowClient, run_id: str, path: str, result: Mapping[str, Any]) -> None:
-    """A row per class, best first, in the form of `mlflow.log_table`, which would add to a table that is there."""
+    """A row per class, best first, in the form of `mlflow.log_table`, which would add to a table that is there.
+    Four digits, as a reader wants them: the scores lie beside the version."""
     untrained = {each["code"]: each["auroc"] for each in (result.get("baseline") or {}).get("classes", [])}
     columns = ["code", "name", "positives", "auroc", "low", "high"]
     classes = sorted(result["classes"], key=lambda each: -(finite(each["auroc"]) or -1.0))
@@ -105,7 +106,10 @@ def _log_classes(client: MlflowClient, run_id: str, path: str, result: Mapping[s
     if untrained:
         columns = [*columns, "untrained"]
         rows = [[*row, untrained.get(row[0])] for row in rows]
-    clean = [[None if isinstance(cell, float) and finite(cell) is None else cell for cell in row] for row in rows]
+    clean = [
+        [(None if finite(cell) is None else round(cell, 4)) if isinstance(cell, float) else cell for cell in row]
+        for row in rows
+    ]
     check_run(client, run_id)
     client.log_dict(run_id, {"columns": columns, "data": clean}, path)
     known = client.get_run(run_id).data.tags.get(TABLES, "[]")

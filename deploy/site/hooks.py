@@ -48,7 +48,7 @@ def unfolded(entries: list[Any], docs: Path) -> list[Any]:
 
 def pages_of(entries: list[Any]) -> list[str]:
     """The pages that a navigation names."""
-    found = []
+    found: list[str] = []
     for entry in entries:
         inner = list(entry.values()) if isinstance(entry, dict) else [entry]
         for each in inner:

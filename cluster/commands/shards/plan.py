@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +20,7 @@ from cardialign.cluster.cli.options import picture_to_write, whole_number
 from cardialign.cluster.cli.progress import Progress, two_stages
 from cardialign.cluster.cli.source_options import add_reader_options, add_source, asked_source, in_words_of_flags
 from cardialign.cluster.commands.shards.stats import figures_of_records
+from cardialign.cluster.pages.code_names import add_names
 from cardialign.data_shards.errors import DataError
 from cardialign.data_shards.shown import shown
 
@@ -45,8 +50,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    with in_words_of_flags(args.source):
+    with in_words_of_flags(args.source), _each_told_once():
         return _planned(args)
+
+
+@contextmanager
+def _each_told_once() -> Iterator[None]:
+    """A data set that is walked twice, for its first records and to count them all, warns of the same twice: in here a
+    line goes out once. One whose figures are others by then is another line."""
+    told: set[tuple[str, str]] = set()
+
+    def fresh(handler: logging.Handler, line: logging.LogRecord) -> bool:
+        key = (f"{id(handler)} {line.name}", line.getMessage())
+        before = key in told
+        told.add(key)
+        return not before
+
+    handlers = list(logging.getLogger().handlers)
+    filters = [partial(fresh, handler) for handler in handlers]
+    for handler, each in zip(handlers, filters, strict=True):
+        handler.addFilter(each)
+    try:
+        yield
+    finally:
+        for handler, each in zip(handlers, filters, strict=True):
+            handler.removeFilter(each)
 
 
 def _planned(args: argparse.Namespace) -> dict[str, Any]:
@@ -71,6 +99,7 @@ def _planned(args: argparse.Namespace) -> dict[str, Any]:
         made = ShardSet.open(folder)
         found = set_statistics(made) | {"turned_away": _turned_away(folder / REJECTS)}
         picture = None if args.out is None else _draw(made, args.out)
+    add_names(found)
     for name in ("path", "fingerprint", "shards"):  # of a folder that is no more
         del found[name]
     whole = _whole(source, found) if args.count else None

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from cardialign.cluster.pages.code_names import names_of
+    from cardialign.cluster.pages.code_names import add_names
     from cardialign.data_shards.checks.statistics import set_statistics
     from cardialign.data_shards.shard_set.shard_set import ShardSet
 
@@ -40,8 +40,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             raise UsageError(f"--{name} is {getattr(args, name)}; it must be at least 1", f"set --{name} to 1 or more")
     with Progress("shards stats") as progress:
         figures = set_statistics(ShardSet.open(args.shards), sample=args.sample, top=args.top, progress=progress)
-    for name, labels in figures["labels"].items():
-        labels["names"] = names_of(name, labels["codes"])
+    add_names(figures)
     page = None
     if args.out is not None:
         from cardialign.cluster.pages.set_page import write_set_page

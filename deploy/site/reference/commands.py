@@ -38,7 +38,8 @@ def commands() -> str:
 
 def _of(name: str) -> list[str]:
     """The arguments of one command, as tables: what must be given without an option, and the options."""
-    given, options = [], []
+    given: list[list[str]] = []
+    options: list[list[str]] = []
     for action in _leaf(name)._actions:
         if action.help == argparse.SUPPRESS:
             continue

@@ -104,8 +104,8 @@ def takes(annotation: Any, bounds: tuple[Any, ...] = ()) -> str:
         return f"list of {len(inner)}, each: {' / '.join(dict.fromkeys(map(takes, inner)))}"
     if isinstance(annotation, type) and issubclass(annotation, Strict):
         return "a section, below"
-    words = WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))
-    return " ".join([words, *_limits(bounds)])
+    word = WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return " ".join([word, *_limits(bounds)])
 
 
 def _limits(bounds: tuple[Any, ...]) -> list[str]:

@@ -26,7 +26,8 @@ def draft(name: str) -> str:
     recipe = next((each for each in recipes if each.endswith("-tiny")), recipes[0])
     docstring = inspect.cleandoc(sys.modules[METHODS.find(name).__module__].__doc__ or "")
     first, _, rest = docstring.partition("\n\n")
-    told, differs = [], []
+    told: list[str] = []
+    differs: list[str] = []
     for paragraph in rest.split("\n\n"):
         (differs if re.search(r"\b(?:Ours|Published|Raises)\b", paragraph) else told).append(paragraph)
     parts = (

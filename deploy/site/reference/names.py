@@ -81,8 +81,8 @@ def _signature(thing: Any) -> str:
 def _argument(parameter: inspect.Parameter) -> str:
     kind = "" if parameter.annotation is inspect.Parameter.empty else f": {_kind(parameter.annotation)}"
     default = "" if parameter.default is inspect.Parameter.empty else f" = {parameter.default!r}"
-    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-    return f"{stars}{parameter.name}{kind}{default.replace('<factory>', '...')}"
+    stars: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    return f"{stars.get(parameter.kind, '')}{parameter.name}{kind}{default.replace('<factory>', '...')}"
 
 
 def _kind(annotation: Any) -> str:

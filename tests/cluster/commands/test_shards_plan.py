@@ -70,6 +70,20 @@ def test_it_reads_as_many_as_asked_for_and_says_them_to_a_person(cardialign: Cal
     assert "250 Hz" in answer.out and "nothing was kept" in answer.out
 
 
+def test_to_count_all_records_warns_of_nothing_a_second_time(
+    cardialign: Callable[..., Any], archive: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = (*words(archive, "plan"), "--patient-column", "sex")  # whose ids are hashed with no salt
+    assert cardialign(*asked).code == 0
+    once = caplog.messages
+    caplog.clear()
+    assert cardialign(*asked, "--count").code == 0
+    assert any("no salt" in line for line in once) and len(caplog.messages) == len(set(caplog.messages))
+    assert set(once) <= set(caplog.messages)
+    caplog.clear()
+    assert cardialign(*asked).code == 0 and caplog.messages == once, "the next command says it again"
+
+
 def test_what_a_build_refuses_it_refuses_in_the_same_words(
     cardialign: Callable[..., Any], archive: Path, tmp_path: Path
 ) -> None:
