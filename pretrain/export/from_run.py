@@ -252,8 +252,10 @@ def _selected(state: TrainerState, run_dir: Path) -> TrainedOn:
                     for (each, rows), (_, listed), part in held
                 )
             )
+        reason: object = "the shards at this place are not those it was trained on: were they built anew?"
     except (UserError, OSError) as error:
-        log.warning("trained_on=unknown run=%s reason=%s", run_dir, error)
+        reason = error
+    log.warning("trained_on=unknown run=%s reason=%s", run_dir, reason)
     facts = [
         {"fingerprint": state.shards_fingerprint, **chosen(part.folds, config.data.split_rule(part))} for part in parts
     ]

@@ -244,6 +244,16 @@ def test_an_export_says_which_records_it_has_seen_and_keeps_the_facts_when_the_s
     assert find_overlap(alone, moved, rows).status == UNKNOWN
 
 
+def test_shards_that_were_built_anew_are_told_when_a_run_on_the_former_ones_is_exported(run, tmp_path, caplog):
+    export_run(run, tmp_path / "before")
+    assert "trained_on=unknown" not in caplog.text
+    shutil.rmtree(tmp_path / "shards")
+    make_shards(tmp_path / "shards", silent=3)
+    after = load_encoder(export_run(run, tmp_path / "after")["path"])
+    assert after.trained_on is not None and after.trained_on.unknown
+    assert "trained_on=unknown" in caplog.text and "are not those it was trained on" in caplog.text
+
+
 @pytest.mark.parametrize("content", [b"\xff\xfe{", b'{"text": [], "data": 5}'], ids=["no-text", "wrong-types"])
 def test_a_configuration_file_that_says_nothing_is_told_and_no_end_of_the_export(run, content):
     (run / CONFIG).write_bytes(content)
