@@ -26,6 +26,7 @@ from cardialign.pretrain.benchmarks.counts import count_encoder
 from cardialign.pretrain.config import load_config, recipe_names
 from cardialign.pretrain.evaluation.probing.tuned import encoder_section
 from cardialign.pretrain.methods.base import method_class
+from tests.support.readme import OTHER_METHODS, block_with
 
 PLACES = Setting(Path("/absent"), "ptb-xl-super-v2", "super", (1, 2, 3, 4))
 
@@ -90,6 +91,15 @@ SIGNAL_ONLY = {
     "st_mem", "heartlang", "jepa", "cpc",
 }  # fmt: skip
 """The signal-only rows of the brief's comparison table and the two that now lead; ECG-FM is `wav2vec2_cmsc`, larger."""
+
+
+def test_the_study_of_the_documentation_is_one(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(block_with("reference: soft", "yaml", OTHER_METHODS))
+    design = load_design(tmp_path / "mine.yaml")
+    setting = dataclasses.replace(PLACES, measures=design.measures, records=design.records)
+    configs = configs_of(design, [Cell(each, 4, 0) for each in design.variants], setting)
+    temperatures = [configs[f"{name}-fold4-seed0"].resolved()["method"]["temperature"] for name in ("soft", "hard")]
+    assert temperatures == [0.1, 0.07] and len(configs) == 3 and design.measures[-1] == "fresh"
 
 
 def test_the_baselines_have_every_row_of_the_published_table_on_equal_terms() -> None:
