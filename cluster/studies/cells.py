@@ -190,7 +190,7 @@ def _trained(cell: Cell, config: RunConfig, setting: Setting, folder: Path, orig
     try:
         if first is not None:
             (folder / FIRST).mkdir(exist_ok=True)
-            train(first, folder / FIRST, lock)
+            train(first, folder / FIRST, lock, Origin({CONFIG: origin.facts[FIRST]}).says)
             config = config.model_copy(update={"init_from": str(folder.absolute() / FIRST / RUN)})
         train(config, folder, lock, origin.says)
     except NotLearnt as error:

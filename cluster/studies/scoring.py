@@ -35,17 +35,25 @@ def scored(cell: Cell, encoder: LoadedEncoder, config: RunConfig, setting: Setti
 
     config: what it was made from, for its fresh weights.
     """
-    from cardialign.pretrain.evaluation.selection.effective_rank import effective_rank
-
     task = task_of(setting, shard_set, cell.fold)
     features, embedding = _read(encoder, task, shard_set)
     found = measured(cell, task, features, (encoder, embedding), setting, shard_set)
-    found.facts["effective_rank"] = round(effective_rank(features), 2)
+    found.facts["effective_rank"] = rank_of(features)
     if FRESH in setting.measures:
         _add_fresh(found, task, config, shard_set)
     if setting.missingness:
         missing.add_missing(found, encoder, shard_set, words_of(setting, shard_set, cell.fold))
     return found
+
+
+def rank_of(features: np.ndarray) -> float | None:
+    """RankMe of features (n, F); None where they are all zero, or not finite, and use no direction."""
+    from cardialign.pretrain.evaluation.selection.effective_rank import effective_rank
+
+    try:
+        return round(effective_rank(features), 2)
+    except ValueError:
+        return None
 
 
 def _read(encoder: LoadedEncoder, task: ProbeTask, shard_set: ShardSet) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ from cardialign.cluster.studies.floors import run_floors
 from cardialign.cluster.studies.measures import MEASURES
 from cardialign.cluster.studies.origin import CONFIG, RECIPE, Origin
 from cardialign.cluster.studies.outcome import CELL, SCORES, Outcome, Setting, check_costs, finished
-from cardialign.cluster.studies.scoring import scored_by_labels, task_of
+from cardialign.cluster.studies.scoring import rank_of, scored_by_labels, task_of
 from cardialign.cluster.studies.training import RUN
 from cardialign.cluster.studies.work import Work, check_folder
 from cardialign.data_shards.build.build import SetPlan, build_shards
@@ -187,9 +187,19 @@ def test_of_two_trainings_both_count_and_both_decide_what_a_cell_is(
     begun = {**json.loads(json.dumps(config.resolved())), "init_from": str(tmp_path / "first" / "run")}
     assert origin.says(begun), "where the first training lies decides nothing"
     assert not origin.says({**begun, "seed": 1})
+    of_first = Origin({CONFIG: origin.facts["first"]})
+    moved = json.loads(json.dumps(first.resolved()))
+    moved["data"]["shards"] = "/somewhere/else"
+    assert of_first.says(moved) and not of_first.says(begun), "nor where the records lie"
     broken = dataclasses.replace(cell, variant=dataclasses.replace(TWO, first=First("heartlang-quantiser-tiny", 33)))
     with pytest.raises(UsageError, match=r"first training of variant two: .* does not divide the 33 records"):
         first_config_of(broken, here)
+
+
+def test_features_that_use_no_direction_have_no_rank_and_end_nothing() -> None:
+    """Roy & Vetterli's rank of k equal directions is k; of nothing it is not defined."""
+    assert rank_of(np.eye(7, 5)) == 5.0
+    assert rank_of(np.zeros((4, 3))) is None and rank_of(np.full((4, 3), np.inf)) is None
 
 
 def test_labels_alone_are_shown_no_more_records_than_the_study_says(
