@@ -23,6 +23,7 @@ from cardialign.cluster.cli.interrupts import Interrupts
 from cardialign.cluster.cli.lines import aligned, json_line
 from cardialign.cluster.cli.options import place
 from cardialign.cluster.cli.streams import leave_stdout, open_streams, say, tell
+from cardialign.cluster.cli.tables import say_result
 from cardialign.cluster.commands import COMMANDS, GROUPS, NESTED, module_of
 from cardialign.cluster.environment.handed_on import adopt_submitted
 from cardialign.cluster.environment.put_off import put_off
@@ -167,7 +168,7 @@ def _tell_result(command: str, result: dict[str, Any], seconds: float, as_json: 
         return code
     module = module_of(command)
     lines = module.summary(result) if hasattr(module, "summary") else aligned({"seconds": round(seconds, 1), **result})
-    say(lines)
+    say_result(lines)
     return code
 
 
