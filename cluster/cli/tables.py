@@ -74,18 +74,32 @@ def _table(rows: list[list[str]], width: int) -> list[RenderableType]:
     from rich.text import Text
 
     head, *body = rows
-    whole = all(len(row) == len(head) for row in body)
-    least = (
-        [max(len(word) for row in rows for word in row[at].split() or [""]) for at in range(len(head))] if whole else []
-    )
-    if not whole or sum(least) + _GAP * len(head) > width:
+    widths = _widths(rows, width - _GAP * len(head)) if all(len(row) == len(head) for row in body) else None
+    if widths is None:
         return [line for row in body for line in _one_by_one(head, row)]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), header_style="bold", pad_edge=False)
-    for name, room in zip(head, least, strict=True):
-        table.add_column(Text(name), overflow="fold", min_width=room)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), header_style="bold", pad_edge=False, show_edge=False)
+    for name, room in zip(head, widths, strict=True):
+        table.add_column(Text(name), overflow="fold", width=room)
     for row in body:
         table.add_row(*map(Text, row))
     return [table]
+
+
+def _widths(rows: list[list[str]], room: int) -> list[int] | None:
+    """Of each column, together at most `room`: first its longest word, then more where its longest cell has most lines;
+    None where not every word has room."""
+    columns = list(zip(*rows, strict=True))
+    least = [max((len(word) for cell in column for word in cell.split()), default=1) for column in columns]
+    whole = [max(map(len, column), default=1) for column in columns]
+    if sum(least) > room:
+        return None
+    widths = list(least)
+    for _ in range(room - sum(least)):
+        short = [at for at, has in enumerate(widths) if has < whole[at]]
+        if not short:
+            break
+        widths[max(short, key=lambda at: whole[at] / widths[at])] += 1
+    return widths
 
 
 def _one_by_one(head: Sequence[str], row: Sequence[str]) -> Iterator[RenderableType]:

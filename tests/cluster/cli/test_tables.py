@@ -35,6 +35,23 @@ def test_a_table_fits_the_terminal_and_every_cell_is_there(width: int) -> None:
         assert "0.786 (0.751-0.817)" in row and "41" in row, "side by side"
 
 
+def test_whatever_the_width_no_word_is_cut_and_no_line_is_longer() -> None:
+    """Long and short columns; where the words have no room side by side, they stand below each other."""
+    rows = [
+        ["row", "what it is in words", "figure (95 %)", "n"],
+        ["a", "of several words in a cell", "0.7 (0.6-0.8)", "9"],
+    ]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    wanted = [word for row in rows for cell in row for word in cell.split()]
+    for width in range(30, 90):
+        shown = drawn([lines[0], "|---|---|---|---|", lines[1]], width)
+        if any("\u2500\u2500" in line for line in shown):
+            assert max(map(len, shown)) <= width
+            assert sorted(" ".join(shown).replace("\u2500", "").split()) == sorted(wanted)
+        else:
+            assert shown[0] == "a" and width < 45
+
+
 def test_words_from_outside_neither_colour_nor_move_anything() -> None:
     lines = drawn(["| a | b |", "|---|---|", "| [red]x[/red] | :smile: |", "| \x1b[31mred | \x1b]0;t\x07 |"], 80)
     text = "\n".join(lines)
