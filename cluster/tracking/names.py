@@ -17,7 +17,8 @@ LONGEST_NAME = 250
 LONGEST_KEY = 230
 """Of a parameter or metric: MLflow's 250, less what is put before the key of a changed parameter."""
 LONGEST_ALIAS = 255
-UNSAFE = re.compile(r"[^\w.\- ]|-(?=x)|^\.(?=\.|\Z)")
+UNSAFE = re.compile(r"[^\w.\- ]|-(?=xh?[0-9a-f]*(?:-|[^\w.\- ]))|^\.(?=\.|\Z)")
+"""What does not stay in a key; a `-` that would begin what is written for another character is none that stays."""
 
 
 def check_model(name: str) -> None:
@@ -54,7 +55,8 @@ def check_experiment(name: str) -> None:
 def safe(word: str) -> str:
     """One word as part of a key: letters, digits, blanks, `_`, `-` and `.` stay, everything else becomes `-xHEX-`.
 
-    `-x` itself is written so too, and a longer word ends in its digest: no two words give the same.
+    A `-` that would begin such a code is written as one (`ptb-xl` stays), and a longer word ends in its digest: no two
+    words give the same.
     """
     written = UNSAFE.sub(lambda match: "".join(f"-x{ord(character):x}-" for character in match[0]), word) or "-x-"
     return shorten(written)

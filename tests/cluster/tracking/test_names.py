@@ -32,6 +32,7 @@ def test_every_word_of_awkward_pieces_gives_a_key_of_its_own_that_mlflow_takes()
     from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
     pieces = ["", ".", "..", "/", "-x", "-", "x28", "x", "(", "28-", "_", " ", "\n", "é", "\U0001f600", "\ud800"]
+    pieces += ["xh", "-xab", "\xab", "x2f-", "xl", "2d"]
     words = {"".join(parts) for parts in itertools.product(pieces, repeat=3)} | {"x" * 400, "x" * 399 + "y", "/" * 300}
     written = {safe(word) for word in words}
     assert len(written) == len(words)
