@@ -1,0 +1,127 @@
+"""A study without words: two trainings in one cell, shares of the labels, networks that labels alone train."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cardialign.cluster.studies.cells import config_of, first_config_of, origin_of_cell
+from cardialign.cluster.studies.design import FLOORS, Cell, Design, First, Variant
+from cardialign.cluster.studies.origin import CONFIG, RECIPE, Origin
+from cardialign.cluster.studies.outcome import Setting
+from cardialign.cluster.studies.scoring import rank_of, scored_by_labels, task_of
+from cardialign.cluster.studies.training import RUN
+from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.pretrain.config import RunConfig
+from cardialign.pretrain.evaluation.probing import tuned
+from cardialign.pretrain.evaluation.probing.fine_tune import FineTuned
+from tests.cluster.conftest import Answer
+
+Call = Callable[..., Answer]
+
+TWO = Variant("two", "", {}, "heartlang-tiny", First("heartlang-quantiser-tiny", 32))
+"""Two trainings, one behind the other: 32 records for the first, the rest for the second."""
+
+
+def two_trainings(setting: Setting, first: int = 32) -> tuple[Cell, Setting, RunConfig]:
+    variant = dataclasses.replace(TWO, first=First("heartlang-quantiser-tiny", first))
+    cell, of = Cell(variant, 4, 0), ("probe_10", "probe", "fresh")
+    here = dataclasses.replace(setting, overrides=("training.global_batch=16",), measures=of, records=96)
+    return cell, here, config_of(Design("mine", "cardialign-tiny", "two", (variant,), 96, False, of), cell, here)
+
+
+def test_of_two_trainings_both_count_and_both_decide_what_a_cell_is(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path
+) -> None:
+    cell, here, config = two_trainings(planted)
+    first = first_config_of(cell, here)
+    assert first is not None and (first.training.steps, config.training.steps) == (2, 4)
+    assert first.data.folds == config.data.folds == (1, 2, 3) and first.seed == config.seed == 0
+    origin = origin_of_cell(cell, config, here, four_folds)
+    other, there, longer = two_trainings(planted, 48)
+    assert origin != origin_of_cell(other, longer, there, four_folds)
+    begun = {**json.loads(json.dumps(config.resolved())), "init_from": str(tmp_path / "first" / "run")}
+    assert origin.says(begun), "where the first training lies decides nothing"
+    assert not origin.says({**begun, "seed": 1})
+    of_first = Origin({CONFIG: origin.facts["first"]})
+    moved = json.loads(json.dumps(first.resolved()))
+    moved["data"]["shards"] = "/somewhere/else"
+    assert of_first.says(moved) and not of_first.says(begun), "nor where the records lie"
+    broken = dataclasses.replace(cell, variant=dataclasses.replace(TWO, first=First("heartlang-quantiser-tiny", 33)))
+    with pytest.raises(UsageError, match=r"first training of variant two: .* does not divide the 33 records"):
+        first_config_of(broken, here)
+
+
+def test_features_that_use_no_direction_have_no_rank_and_end_nothing() -> None:
+    """Roy & Vetterli's rank of k equal directions is k; of nothing it is not defined."""
+    assert rank_of(np.eye(7, 5)) == 5.0
+    assert rank_of(np.zeros((4, 3))) is None and rank_of(np.full((4, 3), np.inf)) is None
+
+
+def test_labels_alone_are_shown_no_more_records_than_the_study_says(
+    four_folds: ShardSet, planted: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fold 4 kept out, fold 3 chooses: some 80 records learn. A tenth of them is shown ten times as often."""
+    shown: list[tuple[int, int]] = []
+
+    def noted(encoder, read, truth, parts, options, **how):  # type: ignore[no-untyped-def]
+        shown.append((len(parts.train), options.epochs))
+        return FineTuned(np.zeros((len(parts.test), truth.shape[1])), [0.5], 1)
+
+    monkeypatch.setattr(tuned, "fine_tune", noted)
+    cell = Cell(Variant("net", "", {}, supervised="supervised-resnet1d"), 4, 0)
+    here = dataclasses.replace(planted, measures=("zero_shot", "probe_10", "probe", "fresh"), records=320)
+    found = scored_by_labels(cell, here, four_folds, "made from")
+    task = task_of(here, four_folds, 4)
+    assert set(found.scores) == {"probe_10", "probe"}, "it has no words, and its fresh weights mean nothing"
+    many = len(task.parts.train)
+    assert shown == [(many // 10, min(50, 320 // (many // 10))), (many, 320 // many)]
+    assert found.facts["parameters"] > 0 and found.facts["gflop"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_study_without_words_has_two_stages_shares_of_labels_and_networks_from_scratch(
+    cardialign: Call, four_folds: ShardSet, planted: Setting, tmp_path: Path
+) -> None:
+    """The real path of `study baselines`: methods without reports, one of them in two trainings."""
+    tiny = {"training.global_batch": 16}
+    study = {
+        "name": "mine", "recipe": "cpc-tiny", "reference": "a", "records": 64,
+        "measures": ["probe_10", "probe", "fresh"],
+        "variants": {
+            "a": {"words": "what comes next", "set": tiny},
+            "b": {"words": "two", "recipe": "heartlang-tiny", "set": tiny,
+                  "first": {"recipe": "heartlang-quantiser-tiny", "records": 32}},
+            "c": {"words": "labels alone", "supervised": "supervised-resnet1d", "set": {}},
+        },
+    }  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(json.dumps(study))
+    words = ["study", tmp_path / "mine.yaml", "--shards", four_folds.path, "--out", tmp_path / "out"]
+    words += ["--prompts", planted.prompts, "--folds", "1-4", "--test-folds", "4", "--seeds", 1, "--bootstrap", 20]
+    first = cardialign(*words)
+    assert first.code == 0, first.err
+    rows = {row["variant"]: row for row in first.json["rows"]}
+    assert list(rows) == ["a", "b", "c", *FLOORS] and first.json["cells"] == 3
+    measures = {name: {each for each in ("zero_shot", "probe_10", "probe", "gained") if each in row}
+                for name, row in rows.items()}  # fmt: skip
+    assert measures["a"] == measures["b"] == {"probe_10", "probe", "gained"}
+    assert all(measures[name] == {"probe_10", "probe"} for name in ("c", *FLOORS))
+    assert rows["a"]["gained"]["fresh"] == pytest.approx(rows["untrained"]["probe"]["auroc"], abs=1e-9), (
+        "one and the same"
+    )
+    cell = tmp_path / "out" / "cells" / "b-fold4-seed0"
+    trained = json.loads((cell / RECIPE).read_text())
+    assert trained["init_from"] == str(cell / "first" / RUN) and not (cell / "first").exists()
+    files = {path.relative_to(cell.parent): path.read_bytes() for path in cell.parent.rglob("*.npz")}
+    again = cardialign(*words)
+    assert again.json["rows"] == first.json["rows"]
+    assert files == {path.relative_to(cell.parent): path.read_bytes() for path in cell.parent.rglob("*.npz")}
+    page = cardialign("compare", tmp_path / "out", "--out", tmp_path / "page")
+    assert page.code == 0, page.err
