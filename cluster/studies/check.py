@@ -40,6 +40,7 @@ def check(
     from cardialign.pretrain.methods.base import method_class
 
     made: dict[str, str] = {}
+    _check_supervised(design, shard_set)
     cells = [cell for cell in cells if cell.name in configs]
     for cell in cells:
         config, where = configs[cell.name], f"study {design.name}"
@@ -58,6 +59,21 @@ def check(
     _check_records(design, cells, configs)
     _check_starts(design, cells, configs, setting, shard_set)
     return {fold: _check_fold(fold, setting, shard_set) for fold in sorted({cell.fold for cell in cells})}
+
+
+def _check_supervised(design: Design, shard_set: ShardSet) -> None:
+    """Encoders that labels alone train, on records of the set. Raises UsageError that names the variant."""
+    from cardialign.pretrain.benchmarks.counts import count_encoder
+    from cardialign.pretrain.evaluation.probing.tuned import encoder_section
+
+    for variant in design.variants:
+        if variant.supervised is None:
+            continue
+        try:
+            changes = [each.removeprefix("encoder.") for each in variant.overrides]
+            count_encoder(encoder_section(variant.supervised, changes), shard_set.spec)
+        except UsageError as error:
+            raise UsageError(f"study {design.name}, variant {variant.name}: {error.problem}", error.remedy) from None
 
 
 def _check_records(design: Design, cells: Sequence[Cell], configs: Mapping[str, RunConfig]) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from cardialign.cluster.studies.cells import config_of, first_config_of, origin_of_cell
-from cardialign.cluster.studies.design import FLOORS, Cell, Design, First, Variant
+from cardialign.cluster.studies.check import check, configs_of
+from cardialign.cluster.studies.design import FLOORS, Cell, Design, First, Variant, cells_of
 from cardialign.cluster.studies.origin import CONFIG, RECIPE, Origin
 from cardialign.cluster.studies.outcome import Setting
 from cardialign.cluster.studies.scoring import rank_of, scored_by_labels, task_of
@@ -56,6 +57,22 @@ def test_of_two_trainings_both_count_and_both_decide_what_a_cell_is(
     broken = dataclasses.replace(cell, variant=dataclasses.replace(TWO, first=First("heartlang-quantiser-tiny", 33)))
     with pytest.raises(UsageError, match=r"first training of variant two: .* does not divide the 33 records"):
         first_config_of(broken, here)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [("widht", 64, "encoder.widht: unknown key"), ("width", -1, "encoder.width"), ("token_ms", 3, "token_ms")],
+)
+def test_an_encoder_for_labels_alone_that_cannot_be_is_refused_before_anything_is_trained(
+    four_folds: ShardSet, planted: Setting, key: str, value: object, words: str
+) -> None:
+    """Tokens of 3 ms would be a third of a sample at 100 Hz."""
+    net = Variant("net", "", {f"encoder.{key}": value}, supervised="supervised-s4")
+    design = Design("mine", "cardialign-tiny", "a", (Variant("a", "", {}), net), measures=("probe",))
+    here = dataclasses.replace(planted, measures=("probe",))
+    cells = cells_of(design, [4], 1)
+    with pytest.raises(UsageError, match=rf"^study mine, variant net: (.|\n)*{words}"):
+        check(design, cells, configs_of(design, cells, here), here, four_folds)
 
 
 def test_features_that_use_no_direction_have_no_rank_and_end_nothing() -> None:
