@@ -103,11 +103,11 @@ class Study:
         if arm.recipe is not None:
             sizes = self.sizes
             facts |= {"adults": self.adults.fingerprint, "epochs": sizes.adult_epochs, "set": sizes.overrides}
-            facts |= {"start": seed % sizes.encoders}
+            facts |= {"start": seed}
         return made_of(arm, seed, self.sizes, facts)
 
     def encoder(self, recipe: str, seed: int) -> Path:
-        return self.out / ENCODERS / f"{recipe}-seed{seed % self.sizes.encoders}"
+        return self.out / ENCODERS / f"{recipe}-seed{seed}"
 
     def config(self, recipe: str, seed: int) -> tuple[RunConfig, Origin]:
         """What an encoder is trained as, and what it is made from."""
@@ -115,7 +115,7 @@ class Study:
 
         own = [
             f"data.shards={json.dumps(str(self.adults.path.absolute()))}",
-            f"seed={seed % self.sizes.encoders}",
+            f"seed={seed}",
             f"training.epochs={self.sizes.adult_epochs}",
         ]
         config = load_config(recipe, [*own, *self.sizes.overrides])

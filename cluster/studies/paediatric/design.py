@@ -69,8 +69,6 @@ ARMS = (
 class Sizes:
     """How much of everything: records of virtual adults and children, passes over the adults, options of fine-tuning
     that all arms share.
-
-    encoders: how many are pretrained of each recipe; seed k of the fine-tuning starts from the one of seed k modulo it.
     """
 
     adults: int = 2000
@@ -79,7 +77,6 @@ class Sizes:
     tuning: tuple[tuple[str, Any], ...] = (
         ("lr", 5e-3), ("weight_decay", 0.05), ("epochs", 10), ("patience", 5), ("batch_size", 32),
     )  # fmt: skip
-    encoders: int = 1
     sampling_rate: int = 100
     seconds: int = 5
     overrides: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ Shards and the folder of the study lie where every node sees them."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -36,7 +37,8 @@ class PaediatricJob:
 
     @property
     def name(self) -> str:
-        return f"encoder of {self.arm.recipe}" if self.pretrains else cell_of(self.arm, self.seed).name
+        cell = cell_of(self.arm, self.seed)
+        return f"encoder of {self.arm.recipe}, seed {self.seed}" if self.pretrains else cell.name
 
     @property
     def sign(self) -> Path:
@@ -78,7 +80,8 @@ def make_on_ray(study: Study, budget: Budget, ray: OnRay) -> Iterator[Outcome]:
     starts = {study.encoder(arm.recipe, seed): (arm, seed) for arm, seed in lacking(False) if arm.recipe}
     for arm, seed in starts.values():
         prepare(study.config(str(arm.recipe), seed)[0])  # one text bank for all
-    for _, facts in _on_ray(study, starts.values(), ray, pretrains=True):
+    affordable = itertools.takewhile(lambda _: not budget.spent, starts.values())
+    for _, facts in _on_ray(study, affordable, ray, pretrains=True):
         budget.spend(facts)
     for (arm, seed), _ in _on_ray(study, lacking(True), ray):
         found = study.look(arm, seed)

@@ -124,7 +124,7 @@ def test_on_a_ray_encoders_come_once_and_first_and_a_budget_ends_it(
         assert arm.recipe is not None
         folder = study.encoder(arm.recipe, seed)
         (folder / "export").mkdir(parents=True)
-        done.append(("encoder", arm.recipe))
+        done.append(("encoder", folder.name))
         return 40.0
 
     def tune(study: Study, arm: Arm, seed: int) -> Outcome:
@@ -144,12 +144,15 @@ def test_on_a_ray_encoders_come_once_and_first_and_a_budget_ends_it(
     monkeypatch.setattr(RayTasks, "run", run)
     monkeypatch.setattr("cardialign.cluster.runs.lifecycle.prepare", lambda config: None)
     study = Study(children, children, "finding", 2, TINY, tmp_path)
-    some = list(make_on_ray(study, Budget(42.5), OnRay(None, 2)))  # both encoders have cost 80
-    assert not some and done == [("encoder", "cardialign-demo"), ("encoder", "merl")]
+    some = list(make_on_ray(study, Budget(42.5), OnRay(None, 2)))  # two encoders have cost 80
+    assert not some and len(done) == 2 and {what for what, _ in done} == {"encoder"}
+    assert not list(make_on_ray(study, Budget(42.5), OnRay(None, 2)))  # the other two
+    made = {"cardialign-demo-seed0", "cardialign-demo-seed1", "merl-seed0", "merl-seed1"}
+    assert {name for _, name in done} >= made, "a seed is of the whole path: each trains its own encoder"
     some = list(make_on_ray(study, Budget(2.5), OnRay(None, 2)))  # of cells that cost 1 each
     assert [(each.cell.variant.name, each.cell.seed) for each in some] == [("B3", 0), ("B4", 0), ("B3", 1)]
     assert len(list(make_on_ray(study, Budget(), OnRay(None, 2)))) == 2 * len(ARMS) - 3
-    assert len(done) == len(set(done)) == 2 + 2 * len(ARMS), "nothing is made twice"
+    assert len(done) == len(set(done)) == 2 * 2 + 2 * len(ARMS), "nothing is made twice"
     assert list(make_on_ray(study, Budget(), OnRay(None, 2))) == []
 
 
