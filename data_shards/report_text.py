@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -17,8 +18,18 @@ STYLES = ("sentences", "merl")
 _SPACE = re.compile(r"\s+")
 _STARS = re.compile(r"\*{2,}|=-|=")
 _EKG = re.compile(r"\bEKG\b", re.IGNORECASE)
+_UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
 _EDGES = " \t*-"
 _CODE = re.compile(r"^\(\d+@\d+\)")  # what some devices print before a statement that depends on age and heart rate
+
+
+def one_spelling(text: str) -> str:
+    """The text in composed letters (NFC) and without marks that nobody sees: a byte order mark, a zero-width space, a
+    soft hyphen, marks of direction. Tools write "ä" as one letter or as two; a reader hands on one report, not two.
+
+    Readers call it on what a table says, before `clean_statements`. Joiners that other scripts spell with stay.
+    """
+    return text if text.isascii() else unicodedata.normalize("NFC", _UNSEEN.sub("", text))
 
 
 def clean_statements(raw: Iterable[object]) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ COMMANDS: dict[str, str] = {
     "evaluate zero-shot": "AUROC of a prompt set, with bootstrap intervals",
     "evaluate linear-probe": "AUROC of a linear map on frozen features, beside honest floors",
     "evaluate grid": "linear probes of all tasks of a protocol at 1, 10, 100 %, beside floors; resumes by itself",
-    "evaluate fine-tune": "AUROC of an encoder trained further, or from scratch, on labels",
+    "evaluate fine-tune": "AUROC of an encoder trained further, or from scratch, on labels; killed, it starts over",
     "evaluate select": "the best checkpoint or encoder, by validation records alone",
     "evaluate cmrs": "what is left of an encoder when leads or time are missing: at random, or where it hurts most",
     "evaluate missingness": "AUROC when leads and time are missing: a surface, presets such as lead I alone, a picture",

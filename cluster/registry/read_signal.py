@@ -147,6 +147,7 @@ def _from_npy(path: Path, names: tuple[str, ...], sampling_rate: float | None, u
     import numpy as np
 
     from cardialign.data_shards.array_files import load_array
+    from cardialign.data_shards.reading.no_value import without_sentinels
 
     if sampling_rate is None:
         raise UserError(f"{path} does not say its sampling rate", "give --sampling-rate")
@@ -159,6 +160,7 @@ def _from_npy(path: Path, names: tuple[str, ...], sampling_rate: float | None, u
             f"{path} cannot be read as a .npy array: {error}",
             "save a float array (leads x samples) in mV with numpy.save",
         ) from None
+    values = without_sentinels(values)  # as the file holds them, before a unit
     if units == "uV" and values.dtype.kind in "iuf":
         values = values.astype(np.float64) / 1000
     flat: tuple[str, ...] = ()

@@ -20,6 +20,9 @@ import pyarrow.compute as pc
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.signal.codec import decode_counts, decode_header
 
+FOUND, NONE, UNKNOWN = "found", "none", "unknown"
+OWN_IDS = ("arrays", "wfdb")
+"""Sources whose ids are the user's own: names of files, or a column of a table that two exports may number anew."""
 EXAMPLES = 5
 _CHUNK = 256
 
@@ -31,8 +34,8 @@ class Leakage:
     """What selection b shares with selection a. Examples name (patient, key in a, key in b) and (key in a, key in b).
 
     same_patients: None when the ids cannot be compared (`patients_note` says why); patient_records and same_waveforms:
-    records of b concerned; same_waveforms None when not looked at; same_reports: records of b whose report text occurs
-    in a.
+    records of b concerned; same_waveforms: None when not looked at, or when the recordings cannot be compared
+    (`waveforms_note` says why); same_reports: records of b whose report text occurs in a.
     """
 
     records: tuple[int, int]
@@ -40,7 +43,9 @@ class Leakage:
     patient_records: int
     patient_examples: list[tuple[str, str, str]]
     patients_note: str
+    patients_doubted: bool
     same_waveforms: int | None
+    waveforms_note: str
     waveform_examples: list[tuple[str, str]]
     scale_free: bool
     same_reports: int
@@ -50,8 +55,17 @@ class Leakage:
     def leaked(self) -> bool:
         return bool(self.same_patients or self.same_waveforms)
 
+    @property
+    def status(self) -> str:
+        """found; none: patients and recordings were compared, and nothing is in both; unknown: nothing was found, but
+        one of the two was not compared, or ids that differ may be of one person (patients_doubted)."""
+        if self.leaked:
+            return FOUND
+        left_open = self.same_patients is None or self.patients_doubted or self.same_waveforms is None
+        return UNKNOWN if left_open else NONE
+
     def to_dict(self) -> dict[str, Any]:
-        return {"leaked": self.leaked, **asdict(self)}
+        return {"leaked": self.leaked, "status": self.status, **asdict(self)}
 
 
 def find_leakage(
@@ -67,15 +81,17 @@ def find_leakage(
 ) -> Leakage:
     """Compare the rows (all by default) of two shard sets; a and b may be one set.
 
-    scale_free: recordings also match when one is the other in another unit or with a shifted baseline. progress(records
-    read, records). Raises DataError for a damaged record.
+    scale_free: recordings also match when one is the other in another unit or with a shifted baseline. Recordings of
+    sets of another rate or length are not compared: the same one has other samples there. progress(records read,
+    records). Raises DataError for a damaged record.
     """
     rows_a = np.arange(len(a)) if rows_a is None else rows_a
     rows_b = np.arange(len(b)) if rows_b is None else rows_b
-    comparable, note = _patients_comparable(a, b)
+    comparable, doubted, note = _patients_comparable(a, b)
     patients, examples, concerned = _same_patients(a, b, rows_a, rows_b) if comparable else (None, [], 0)
     matches: list[tuple[str, str]] = []
-    if waveforms:
+    told = _recordings_differ(a, b) if waveforms else "recordings were not looked at"
+    if not told:
         total = len(rows_a) + len(rows_b)
         digests_a = _digests(a, rows_a, scale_free, threads, progress, 0, total)
         digests_b = _digests(b, rows_b, scale_free, threads, progress, len(rows_a), total)
@@ -93,7 +109,9 @@ def find_leakage(
         patient_records=concerned,
         patient_examples=examples,
         patients_note=note,
-        same_waveforms=len(matches) if waveforms else None,
+        patients_doubted=doubted and not patients,
+        same_waveforms=None if told else len(matches),
+        waveforms_note=told,
         waveform_examples=matches[:EXAMPLES],
         scale_free=scale_free,
         same_reports=shared,
@@ -118,26 +136,36 @@ def waveform_digest(counts: np.ndarray, scale_free: bool = False) -> bytes | Non
     return hashlib.blake2b(values.tobytes(), digest_size=16, person=b"ecg waveform").digest()
 
 
-def _patients_comparable(a: ShardSet, b: ShardSet) -> tuple[bool, str]:
+def _recordings_differ(a: ShardSet, b: ShardSet) -> str:
+    """Why the same recording would have other samples in the two sets; "" where it has the same."""
+    if a.spec == b.spec:
+        return ""
+    of_a, of_b = (f"{each.spec.seconds:g} s at {each.spec.sampling_rate:g} Hz" for each in (a, b))
+    return f"recordings were not compared: a holds {of_a}, b {of_b}; build one of them again as the other is"
+
+
+def _patients_comparable(a: ShardSet, b: ShardSet) -> tuple[bool, bool, str]:
+    """Whether equal ids of the two mean one person, whether other ids may mean one, too, and both in words."""
     if a.fingerprint == b.fingerprint:
-        return True, "one shard set: patient ids are comparable"
+        return True, False, "one shard set: patient ids are comparable"
     (name_a, salted_a), (name_b, salted_b) = _hashing(a), _hashing(b)
+    apart = "patients were not compared: "
     if name_a != name_b:
-        return False, f"patients were not compared: {name_a} and {name_b} number their patients each in its own way"
+        return False, True, f"{apart}{name_a} and {name_b} number their patients each in its own way"
     if salted_a != salted_b:
-        return False, f"patients were not compared: the ids of one {name_a} set are salted, those of the other are not"
+        return False, True, f"{apart}the ids of one {name_a} set are salted, those of the other are not"
     checks = [each.manifest["source"].get("options", {}).get("salt_check") for each in (a, b)]
-    if salted_a and all(checks):
-        if checks[0] != checks[1]:
-            return False, "patients were not compared: the ids of the two sets are hashed with different salts"
-        return True, f"patient ids of both are hashes of the {name_a} ids with one salt"
-    if salted_a:
-        return (
-            True,
+    checked = all(checks)
+    if salted_a and checked and checks[0] != checks[1]:
+        return False, True, f"{apart}the ids of the two sets are hashed with different salts"
+    own = "; they are those of somebody's own table, which may number one person in two ways" * (name_a in OWN_IDS)
+    if salted_a and not checked:
+        note = (
             "patient ids were compared as they are: a manifest does not hold the salt, so ids of different salts would "
-            "look different",
         )
-    return True, f"patient ids of both are unsalted hashes of the {name_a} ids"
+        return True, True, f"{note}look different{own}"
+    hashes = f"hashes of the {name_a} ids with one salt" if salted_a else f"unsalted hashes of the {name_a} ids"
+    return True, bool(own), f"patient ids of both are {hashes}{own}"
 
 
 def _hashing(shard_set: ShardSet) -> tuple[str, bool]:

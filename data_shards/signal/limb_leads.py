@@ -30,6 +30,12 @@ _CONTRADICTS, _FITS = 0.5, 0.35
 Of 406 real records of PTB-XL (folds 1 to 9), CPSC2018, CSN, CODE-15% and ZZU-pECG none has more than 0.654, and with
 aVL and aVF exchanged none less than 0.696. What lies between is told from another order by how well that one fits.
 """
+_ALONE = 0.3
+"""Misfit up to which six rows are the limb leads in an order that nobody foresaw.
+
+The twelve rows of 385 real records of PTB-XL, CPSC2018, CSN and CODE-15% shuffled: found in 97 %, and then always the
+right six. The two that contradict the law as they are come no nearer to it than 0.39 in any other order.
+"""
 _LEAST_MV = 0.02
 LIMB_LEADS = STANDARD_LEADS[:6]
 _SAMPLES = 1000
@@ -83,14 +89,39 @@ _SLIPS = _slips()
 
 def other_order(millivolts: np.ndarray) -> str:
     """In which order the rows of an array (12, T), said to be STANDARD_LEADS, stand where their limb leads fit another
-    order of those in use, and not this one; "" where they fit this one, or none."""
+    order, and not this one; "" where they fit this one, or none. Of an order that nobody foresaw only the places of the
+    limb leads are known."""
     if len(millivolts) != len(STANDARD_LEADS) or not np.isfinite(millivolts).all():
         return ""
     centred = (millivolts - np.median(millivolts, axis=1, keepdims=True)).astype(np.float64)
     if (np.ptp(centred, axis=1) == 0).any() or _misfit(centred, STANDARD_LEADS) < _CONTRADICTS:
         return ""
     found = {_misfit(centred, order): name for name, order in _ORDERS.items()}
-    return found[min(found)] if min(found) <= _FITS else ""
+    return found[min(found)] if min(found) <= _FITS else _unforeseen(centred)
+
+
+def _unforeseen(centred: np.ndarray) -> str:
+    """The places of six rows (12, T) that obey the law as I, II, III, aVR, aVL, aVF; "" where no six do."""
+    rows = centred[:, :: max(1, centred.shape[1] // _SAMPLES)]
+    spread = rows.std(axis=1)
+    least, places = _ALONE, None
+    for one, two in itertools.permutations(range(len(rows)), 2):
+        made = np.stack(_of_two(rows[one], rows[two]))
+        apart = np.sqrt(np.mean((made[:, np.newaxis] - rows) ** 2, axis=-1))
+        misfits = apart / np.maximum(np.maximum(made.std(axis=1)[:, np.newaxis], spread), _LEAST_MV)
+        misfits[:, [one, two]] = np.inf
+        nearest = misfits.argmin(axis=1)
+        if len(set(nearest)) == len(made) and misfits.min(axis=1).max() <= least:
+            least, places = misfits.min(axis=1).max(), (one, two, *nearest)
+    if places is None:
+        return ""
+    named = dict(zip(places, LIMB_LEADS, strict=True))
+    return f"{', '.join(named.get(row, '*') for row in range(len(rows)))} (*: not told by them)"
+
+
+def _of_two(one: np.ndarray, two: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """III, aVR, aVL and aVF as the leads I and II make them."""
+    return two - one, -(one + two) / 2, one - two / 2, two - one / 2
 
 
 def _misfit(rows: np.ndarray, order: tuple[str, ...]) -> float:
@@ -99,7 +130,7 @@ def _misfit(rows: np.ndarray, order: tuple[str, ...]) -> float:
         -rows[order.index(f"-{lead}")] if f"-{lead}" in order else rows[order.index(lead)]
         for lead in STANDARD_LEADS[:6]
     )
-    pairs = ((three, two - one), (right, -(one + two) / 2), (left, one - two / 2), (foot, two - one / 2))
+    pairs = zip((three, right, left, foot), _of_two(one, two), strict=True)
     return max(
         float(np.sqrt(np.mean((lead - made) ** 2))) / max(float(lead.std()), float(made.std()), _LEAST_MV)
         for lead, made in pairs

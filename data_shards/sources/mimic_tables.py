@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from cardialign.data_shards.reading.tables import stream_table, strings
-from cardialign.data_shards.report_text import clean_statements
+from cardialign.data_shards.report_text import clean_statements, one_spelling
 from cardialign.data_shards.sources.shared.demographics import (
     NO_TIME,
     OLDEST,
@@ -131,7 +131,7 @@ def _phrase_codes(batch: pa.RecordBatch, position: dict[str, int]) -> np.ndarray
         column = batch.column(name)
         translation = []
         for text in column.dictionary.to_pylist():
-            cleaned = clean_statements((text,))
+            cleaned = clean_statements((text and one_spelling(text),))
             translation.append(position.setdefault(cleaned[0], len(position)) if cleaned else -1)
         gap = len(translation)
         indices = column.indices.fill_null(gap).to_numpy(zero_copy_only=False)

@@ -16,7 +16,7 @@ from typing import Any
 from cardialign.data_shards.errors import DataError, RecordRejected, UsageError
 from cardialign.data_shards.reading.tables import check_layout, file_facts, find_table, rows_of
 from cardialign.data_shards.record import EcgRecord
-from cardialign.data_shards.report_text import clean_statements
+from cardialign.data_shards.report_text import clean_statements, one_spelling
 from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.demographics import age_in_years, iso_time, sex_in_words
@@ -154,7 +154,7 @@ class PtbXl(RecordFolder):
         annotations = {name: text for name in _ANNOTATIONS if (text := row.get(name, "").strip(" ,"))}
         meta: dict[str, Any] = {
             "labels": {},
-            "statements": clean_statements((row["report"],)) if self._report == "original" else (),
+            "statements": clean_statements((one_spelling(row["report"]),)) if self._report == "original" else (),
             "patient": self._patient_or(f"record {record}", row["patient_id"]),
             "age_years": age_in_years(row["age"]),
             "sex": _SEX.get(plain_id(row["sex"])) or sex_in_words(row["sex"]),

@@ -24,7 +24,7 @@ from cardialign.data_shards.reading.no_value import without_sentinels
 from cardialign.data_shards.reading.tables import file_facts, find_table, read_table, strings
 from cardialign.data_shards.reading.voltages import COUNTS_PER_MILLIVOLT, signal_from_millivolts
 from cardialign.data_shards.record import STANDARD_LEADS, EcgRecord
-from cardialign.data_shards.report_text import clean_statements
+from cardialign.data_shards.report_text import clean_statements, one_spelling
 from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.demographics import age_in_years, iso_time, sex_in_words
@@ -200,7 +200,7 @@ def _meta(row: Mapping[str, str]) -> dict[str, Any]:
         labels["aha"] = aha_statements.with_plain_codes(labels["aha"])
     texts: list[str] = []
     icd: list[str] = []
-    for text in _report_items(row["report"]):
+    for text in _report_items(one_spelling(row["report"])):
         match = _ICD.fullmatch(text)
         (icd if match else texts).append(match[1] if match else text)
     if icd:

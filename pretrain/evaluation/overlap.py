@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cardialign.data_shards.checks.leakage import OWN_IDS
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.data_shards.shard_set.splits import SplitRule
@@ -37,9 +38,6 @@ from cardialign.pretrain.export.trained_on import (
     source_name,
 )
 from cardialign.pretrain.export.usable import UsableEncoder
-
-OWN_IDS = ("arrays", "wfdb")
-"""Sources whose ids are the user's own: names of files, or a column of a table that two exports may number anew."""
 
 
 @dataclass(frozen=True)

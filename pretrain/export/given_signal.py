@@ -17,6 +17,7 @@ import numpy as np
 
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.extras import needed_by
+from cardialign.data_shards.reading.no_value import without_sentinels
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.signal.limb_leads import LIMB_LEADS, exchanged, other_order
 from cardialign.data_shards.signal.quality import OFFSET_MILLIVOLTS
@@ -236,7 +237,8 @@ def _millivolts(signal: np.ndarray, units: str) -> np.ndarray:
             f"signal is {signal.dtype}, which looks like raw counts, not mV",
             'divide by the gain (counts per mV), or give units="uV"',
         )
-    return (signal / factor).astype(np.float32)
+    valued = np.stack([without_sentinels(record) for record in signal])
+    return (valued / factor).astype(np.float32)
 
 
 def _mask(lead_mask: np.ndarray, B: int, L: int) -> np.ndarray:
@@ -267,7 +269,7 @@ def _check_values(signal: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> No
         record = int(np.argmax(bad.any(axis=1)))
         names = ", ".join(lead for lead, flag in zip(STANDARD_LEADS, bad[record], strict=True) if flag)
         raise UserError(
-            f"record {record}: NaN or infinite samples in lead {names}",
+            f"record {record}: NaN or infinite samples in lead {names}, or numbers that stand for none (-9999)",
             "fill the gaps, or hide the lead with lead_mask",
         )
     signal[~np.broadcast_to(inside[:, None, :], signal.shape)] = 0.0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cardialign.data_shards.report_text import clean_statements, join_statements, report_key
+from cardialign.data_shards.report_text import clean_statements, join_statements, one_spelling, report_key
 
 
 def test_gaps_of_any_kind_are_dropped_and_the_order_kept():
@@ -45,6 +45,15 @@ def test_gaps_of_any_kind_are_dropped_and_the_order_kept():
 )
 def test_decoration_goes_and_words_stay(raw, clean):
     assert clean_statements([raw]) == (clean,)
+
+
+def test_marks_that_nobody_sees_go_and_the_joiners_of_other_scripts_stay():
+    assert one_spelling("\ufeffa\u0308l\u00adter\u200b \u200eLa\u0308sion\u2060") == "\u00e4lter L\u00e4sion"
+    assert one_spelling("\u0646\u200c\u0645 \u0915\u094d\u200d") == "\u0646\u200c\u0645 \u0915\u094d\u200d"
+    assert (
+        one_spelling("Sinus rhythm") == "Sinus rhythm"
+        and one_spelling("ECG \u00b5V \u2265 2 \u00b2") == "ECG \u00b5V \u2265 2 \u00b2"
+    )
 
 
 @given(st.lists(st.one_of(st.none(), st.text())))

@@ -1,6 +1,6 @@
 """`cardialign shards leakage`: do two shard sets, or two parts of one, share patients or recordings?
 
-Exit code 1 when they do.
+Exit code 1 when they do, 0 when nothing was found: then `status` says whether both were compared.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    lines = [
-        f"{'LEAKED' if result['leaked'] else 'ok'}  a {result['records'][0]} records, b {result['records'][1]} records"
-    ]
+    from cardialign.data_shards.checks.leakage import FOUND, NONE, UNKNOWN
+
+    verdict = {FOUND: "LEAKED", NONE: "ok", UNKNOWN: "unknown"}[result["status"]]
+    lines = [f"{verdict}  a {result['records'][0]} records, b {result['records'][1]} records"]
     if result["same_patients"] is not None:
         lines.append(f"patients in both: {result['same_patients']} ({result['patient_records']} records of b)")
         lines += [
@@ -60,6 +61,8 @@ def summary(result: dict[str, Any]) -> list[str]:
     if result["same_waveforms"] is not None:
         lines.append(f"records of b whose very recording is in a: {result['same_waveforms']}")
         lines += [f"  - {key_b} in b is {key_a} in a" for key_a, key_b in result["waveform_examples"]]
+    else:
+        lines.append(result["waveforms_note"])
     share = f"{100 * result['same_reports_share']:.1f} %"
     return [
         *lines,

@@ -101,11 +101,11 @@ def _listed(cell: str, where: str) -> list[str]:
 
 _DENIED = re.compile(
     r"^(?:not?|without|absence of|absent|denies|negative for|rules? out|ruled out|r/o|excluded?|suspected|"
-    r"suspicion of|questionable|possible|probable)[\s:_]+\w|^[!~\u00ac]\s*\w|\w\s*\?$|"
+    r"suspicion of|questionable|possible|probable)[\s:_]+\w|^[!~?\u00ac]\s*\w|\w\s*\?$|"
     r"[\w)]\s*[:=]?\s*\b(?:absent|excluded|ruled out|not present)$|[:=]\s*(?:no|neg|negative|false|0)$",
     re.IGNORECASE,
 )
-"""Labels that deny a finding, or doubt it: `not AF`, `AF: no`, `!AF`, `AF?`."""
+"""Labels that deny a finding, or doubt it: `not AF`, `AF: no`, `!AF`, `AF?`, `?AF`."""
 
 
 class LabelWords:

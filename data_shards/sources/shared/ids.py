@@ -17,6 +17,8 @@ LAST_FOLD = (1 << 15) - 1
 
 _BLANK = " \t\r\n\v\f\u00a0\u2007\u202f\u200b\u2060\ufeff"
 _QUOTES = "'\"`\u2018\u2019\u201c\u201d"
+_TEXT_CELL = re.compile(r"=\s*(?=[\"'])|'(?=[0-9]+$)")
+"""Before an id that a spreadsheet is told to leave alone: `="007"`, and `'007` as some tools save it."""
 _FLOAT = re.compile(r"\+?([0-9]+)(?:\.0*)?")
 _EXPONENT = re.compile(r"\+?([0-9])(?:\.([0-9]*)[eE]\+?|[eE]\+)([0-9]{1,3})")
 """As tools write a number: with a point or a sign. `4e0` is what a study calls somebody."""
@@ -29,9 +31,9 @@ _UUID = re.compile(r"\{?([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})\}
 def plain_id(text: str, letter: str = "") -> str:
     """The id that `text` writes; "" for none (blank, NaN, null ...).
 
-    `40689238.0`, `40689238.`, `4.0689238000e+07`, `"40689238"` and ` 40689238` are `40689238`; a UUID is in lower case
-    without braces; other text is composed (NFC). letter: one that the data set puts before its numbers, as `s` in
-    MIMIC's `s40689238`.
+    `40689238.0`, `40689238.`, `4.0689238000e+07`, `"40689238"`, `="40689238"` and ` 40689238` are `40689238`; a UUID is
+    in lower case without braces; other text is composed (NFC). letter: one that the data set puts before its numbers,
+    as `s` in MIMIC's `s40689238`.
 
     Leading zeros stay: `007` may be another record than `7`. A number that lost digits (`4.07E+07`), or that a
     spreadsheet made of an id (`1.00E+02`), stays as it is, so that it equals no id: see `is_rounded`. So does `4e0`,
@@ -39,9 +41,7 @@ def plain_id(text: str, letter: str = "") -> str:
     """
     if text.isdigit() and text.isascii():
         return text
-    word = text.strip(_BLANK)
-    while len(word) > 1 and word[0] in _QUOTES and word[-1] in _QUOTES:
-        word = word[1:-1].strip(_BLANK)
+    word = _bare(text)
     if word.casefold() in MISSING:
         return ""
     if letter and word[:1].casefold() == letter and _FLOAT.fullmatch(word[1:]):
@@ -56,6 +56,16 @@ def plain_id(text: str, letter: str = "") -> str:
     if found := _UUID.fullmatch(word):
         return found[1].lower()
     return word if word.isascii() else unicodedata.normalize("NFC", word)
+
+
+def _bare(text: str) -> str:
+    """The text without blanks, quotes and the marks of a text cell around it."""
+    word = text.strip(_BLANK)
+    if found := _TEXT_CELL.match(word):
+        word = word[found.end() :]
+    while len(word) > 1 and word[0] in _QUOTES and word[-1] in _QUOTES:
+        word = word[1:-1].strip(_BLANK)
+    return word
 
 
 def differ(one: str, other: str) -> bool:
@@ -73,7 +83,7 @@ def other_person(one: str, other: str) -> bool:
 def is_rounded(text: str) -> bool:
     """Whether `text` is a number whose last digits a spreadsheet took (`4.07E+07`), or one that it made of an id of
     digits and an E: many ids look like that afterwards."""
-    word = text.strip(_BLANK).strip(_QUOTES)
+    word = _bare(text).strip(_QUOTES)
     if _SPREADSHEET.fullmatch(word):
         return True
     found = _EXPONENT.fullmatch(word)

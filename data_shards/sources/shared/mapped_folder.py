@@ -15,7 +15,7 @@ from cardialign.data_shards.errors import DataError, UsageError
 from cardialign.data_shards.reading.tables import file_facts, rows_of
 from cardialign.data_shards.reading.wfdb.leads import row_of
 from cardialign.data_shards.record import STANDARD_LEADS
-from cardialign.data_shards.report_text import clean_statements
+from cardialign.data_shards.report_text import clean_statements, one_spelling
 from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources.base import KEY_PATTERN
 from cardialign.data_shards.sources.shared.cells import LabelWords, Marks, labels_of
@@ -240,10 +240,8 @@ class MappedFolder(RecordFolder):
     def _meta(self, row: Mapping[str, str]) -> dict[str, Any]:
         meta: dict[str, Any] = {}
         if "report_column" in row:
-            separator = self._mapping.get("report_separator")
-            meta["statements"] = clean_statements(
-                row["report_column"].split(separator) if separator else (row["report_column"],)
-            )
+            separator, text = self._mapping.get("report_separator"), row["report_column"]
+            meta["statements"] = clean_statements(map(one_spelling, text.split(separator) if separator else (text,)))
         if row.get("labels_column"):
             labels = labels_of(row["labels_column"], self._mapping.get("label_separator"), str(self._table))
             if labels is not None:

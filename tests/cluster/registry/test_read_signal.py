@@ -78,6 +78,16 @@ def test_an_array_in_microvolts_is_one_where_it_is_said_and_a_record_says_so_its
         read_signal(write_record(tmp_path / "r", ecg_counts()), units="uV")
 
 
+@pytest.mark.parametrize("kind", [np.int16, np.float32])
+def test_a_number_that_stands_for_no_value_is_known_before_the_unit_is_taken_off(tmp_path: Path, kind: type) -> None:
+    microvolts = np.rint(ecg_counts(gain=1000)).astype(kind)
+    microvolts[2, 40:60] = -32768
+    np.save(tmp_path / "a.npy", microvolts)
+    read = read_signal(tmp_path / "a.npy", sampling_rate=500, units="uV").millivolts
+    assert np.isnan(read[2, 40:60]).all() and np.isnan(read).sum() == 20
+    np.testing.assert_allclose(np.delete(read, 2, axis=0), np.delete(microvolts, 2, axis=0) / 1000, atol=1e-6)
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".csv", ".xml"])
 def test_a_file_of_another_kind_is_called_that(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a{suffix}").write_bytes(b"PK")

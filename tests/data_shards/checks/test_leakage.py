@@ -106,6 +106,37 @@ def test_ids_of_other_archives_or_other_salts_are_not_taken_for_the_same_people(
     assert found.same_patients == 2 and "does not hold the salt" in found.patients_note
 
 
+@pytest.mark.parametrize("spec", [SignalSpec(250, 0.2), SignalSpec(500, 0.1)])
+def test_recordings_at_another_rate_or_length_are_not_called_different_ones(
+    first: ShardSet, tmp_path: Path, spec: SignalSpec
+) -> None:
+    """The very records of `first` under other patients: nothing that can be compared says so."""
+    again = Archive(20, prefix="x", seed=0, copied=ALL, name="other-archive")
+    build_shards(again, tmp_path / "again", SetPlan(spec), workers=1)
+    found = find_leakage(first, ShardSet.open(tmp_path / "again"))
+    assert (found.same_waveforms, found.same_patients, found.status) == (None, None, "unknown")
+    assert f"b {spec.seconds:g} s at {spec.sampling_rate:g} Hz" in found.waveforms_note
+
+
+def test_nothing_found_is_none_only_where_patients_and_recordings_were_compared(
+    first: ShardSet, tmp_path: Path
+) -> None:
+    apart = build(tmp_path, "b", Archive(4, prefix="q", seed=5))
+    elsewhere = build(tmp_path, "c", Archive(4, prefix="q", seed=5, name="other-archive"))
+    assert find_leakage(first, apart).status == "none" and find_leakage(first, first).status == "found"
+    assert find_leakage(first, apart, waveforms=False).status == "unknown"
+    assert find_leakage(first, elsewhere).status == "unknown"
+    own = [
+        build(tmp_path, f"own-{it}", Archive(4, prefix=it, seed=seed, name="wfdb")) for it, seed in (("s", 7), ("t", 8))
+    ]
+    assert find_leakage(*own).status == "unknown" and "somebody's own table" in find_leakage(*own).patients_note
+    salted = [
+        build(tmp_path, f"salted-{it}", Archive(4, prefix=it, seed=seed, options={"salted": True}))
+        for it, seed in (("s", 7), ("t", 8))
+    ]
+    assert find_leakage(*salted).status == "unknown"
+
+
 def test_parts_of_one_set_leak_unless_they_are_cut_by_patient(first: ShardSet) -> None:
     halves = find_leakage(first, first, np.arange(0, 11), np.arange(11, 20))
     assert (halves.same_patients, halves.same_waveforms) == (1, 0) and halves.patient_examples == [

@@ -3,6 +3,7 @@ equations, written out here."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,13 @@ ORDERS = {
     "as MIMIC-IV-ECG": [0, 1, 2, 3, 5, 4, *range(6, 12)],
     "V1 to V6, then I": [*range(6, 12), *range(6)],
     "V6 to V1": list(range(11, -1, -1)),
+    "I, II, *, *, *, *, *, *, III, aVR, aVL, aVF": [0, 1, *range(6, 12), 2, 3, 4, 5],
+    "I, II, III, *, *, *, *, *, *, aVF, aVL, aVR": [0, 1, 2, *range(6, 12), 5, 4, 3],
+    "aVF, aVL, aVR, I, II, III": [5, 4, 3, 0, 1, 2, *range(6, 12)],
+    "aVL, I, aVR, II, aVF, III": [4, 0, 3, 1, 5, 2, *range(6, 12)],
 }
+"""By what is said of each: those in use, then the eight leads that a device measures before the four that follow from
+them, names in alphabetical order with capitals first and in capitals, and Cabrera's with aVR as it is."""
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -53,16 +60,29 @@ def test_an_array_without_names_in_another_order_is_refused_and_with_them_read(t
     np.save(tmp_path / "a.npy", right[rows])
     how = {"sampling_rate": str(SPEC.sampling_rate)}
     source = open_source("arrays", tmp_path, **how)
-    with pytest.raises(RecordRejected, match=f"nothing says the order of its leads.*{order}.*set the option leads"):
+    with pytest.raises(
+        RecordRejected, match=f"nothing says the order of its leads.*{re.escape(order)}.*set the option leads"
+    ):
         source.read(next(iter(source.entries())))
     named = open_source("arrays", tmp_path, leads=names, **how)
     read = named.read(next(iter(named.entries())))
     np.testing.assert_allclose(read.millivolts(), right, atol=1e-3)
-    with pytest.raises(UserError, match=f"nothing says the order of its leads.*{order}"):
+    with pytest.raises(UserError, match=f"nothing says the order of its leads.*{re.escape(order)}"):
         read_signal(tmp_path / "a.npy", sampling_rate=SPEC.sampling_rate)
     assert (
         read_signal(tmp_path / "a.npy", sampling_rate=SPEC.sampling_rate, leads=names).leads[0] == names.split(",")[0]
     )
+
+
+def test_whatever_the_order_it_is_told_where_the_limb_leads_stand() -> None:
+    right = twelve()
+    for seed in range(20):
+        rows = np.random.default_rng(seed).permutation(12)
+        told = other_order(right[rows])
+        assert told == "" or [
+            STANDARD_LEADS[row] for row, name in zip(rows, told.split(" (")[0].split(", "), strict=True) if name != "*"
+        ] == [name for name in told.split(" (")[0].split(", ") if name != "*"]
+        assert told, rows
 
 
 def test_cabrera_s_order_turns_avr_upside_down() -> None:

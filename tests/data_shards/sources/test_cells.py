@@ -63,7 +63,7 @@ def test_a_cell_that_only_looks_like_a_list_is_refused_with_its_row(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "label", ["not AF", "no AF", "AF: no", "!AF", "AF?", "ruled out AF", "AF absent", "Possible AF"]
+    "label", ["not AF", "no AF", "AF: no", "!AF", "AF?", "?AF", "ruled out AF", "AF absent", "Possible AF"]
 )
 def test_a_label_that_denies_or_doubts_a_finding_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, label: str

@@ -17,7 +17,7 @@ from cardialign.data_shards.sources.shared.ids import is_rounded, plain_id
         "40689238",
         "40689238.0", "40689238.00", "40689238.", " 40689238 ", "\t40689238\r", "'40689238'", '"40689238.0"',
         "+40689238", "4.0689238e7", "4.0689238E+07", "4.068923800000000000e+07", "\ufeff40689238", "40689238\u00a0",
-        "\u201c40689238\u201d",
+        "\u201c40689238\u201d", '="40689238"', ' ="40689238.0"', "'40689238", "='40689238'",
     ],
 )  # fmt: skip
 def test_a_number_is_the_same_id_however_a_tool_writes_it(text: str) -> None:
@@ -40,14 +40,32 @@ def test_what_tools_write_for_nothing_is_no_id(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["007", "1.2.840.113619.1", "1.5", "-7", "JS00001", "a.0b", "12e5", "0", "1e5", "4e0", "4E0", "9e1", "x" * 5000],
+    [
+        "007",
+        "1.2.840.113619.1",
+        "1.5",
+        "-7",
+        "JS00001",
+        "a.0b",
+        "12e5",
+        "0",
+        "1e5",
+        "4e0",
+        "4E0",
+        "9e1",
+        "x" * 5000,
+        "'t Hart",
+        "=7",
+        "=A1",
+        "a='7'",
+    ],
 )
 def test_what_is_written_plainly_stays(text: str) -> None:
     assert plain_id(text) == text
 
 
 def test_zeros_in_front_stay_for_they_may_tell_records_apart() -> None:
-    assert plain_id("007.0") == plain_id("007") != plain_id("7")
+    assert plain_id('="007"') == plain_id("'007") == plain_id("007.0") == plain_id("007") != plain_id("7")
 
 
 def test_a_uuid_is_one_in_either_case_and_with_braces() -> None:

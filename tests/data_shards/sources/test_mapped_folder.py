@@ -55,6 +55,21 @@ def test_a_wfdb_folder_needs_no_table(folder: Path) -> None:
     assert records[0].fold == fold_of(patient_hash("one")) and records[0].statements == ()
 
 
+def test_one_report_in_two_spellings_is_one_report(folder: Path, tmp_path: Path) -> None:
+    """The same words as a Mac and as another machine write them, with a byte order mark and a zero-width space."""
+    texts = {
+        "one": "\ufeffVorhofflimmern; a\u0308ltere La\u0308sion\u200b",
+        "two": "Vorhofflimmern; \u00e4ltere L\u00e4sion",
+    }
+    (tmp_path / "t.csv").write_text("id,text\n" + "".join(f"{it},{text}\n" for it, text in texts.items()), "utf-8")
+    mapping = {"table": tmp_path / "t.csv", "key_column": "id", "report_column": "text", "report_separator": ";"}
+    build_shards(open_source("wfdb", folder, **mapping), tmp_path / "shards", SetPlan(SignalSpec(500, 10)), workers=1)
+    built = ShardSet.open(tmp_path / "shards")
+    assert len(built.reports) == 1 and {built.read_record(row).statements for row in range(2)} == {
+        ("Vorhofflimmern", "\u00e4ltere L\u00e4sion")
+    }
+
+
 def test_an_empty_cell_takes_nothing_from_what_the_header_says(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("id,age,sex\none,,\ntwo,,F\n")
     options = {"key_column": "id", "age_column": "age", "sex_column": "sex"}

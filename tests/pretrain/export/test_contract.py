@@ -131,6 +131,22 @@ def test_nan_names_record_and_lead_and_is_accepted_in_a_masked_lead():
     assert np.isfinite(out.signal).all() and not out.lead_mask[:, 7].any()
 
 
+@pytest.mark.parametrize(("number", "units"), [(-99.0, "mV"), (999.0, "mV"), (-32768.0, "uV"), (9999.0, "uV")])
+def test_a_number_that_stands_for_no_value_is_none_as_in_a_build_of_shards(number, units):
+    given = ecg() * np.float32(1000 if units == "uV" else 1)
+    given[1, 3, 40:60] = number
+    with pytest.raises(UserError, match=r"record 1: .*lead aVR, or numbers that stand for none"):
+        conform_signal(CONTRACT, given, sampling_rate=500, units=units)
+    mask = np.ones((2, 12), dtype=bool)
+    mask[1, 3] = False
+    hidden = conform_signal(CONTRACT, given, sampling_rate=500, units=units, lead_mask=mask)
+    assert np.isfinite(hidden.signal).all() and hidden.lead_mask.sum() == 23
+    padded, right = given.copy(), ecg()
+    padded[:, :, :600], padded[:, :, 600:] = right[:, :, :600], -99
+    out = conform_signal(CONTRACT, padded, sampling_rate=500, valid_samples=np.array([600, 600]))
+    assert np.array_equal(out.signal[:, :, :600], right[:, :, :600]) and not out.signal[:, :, 600:].any()
+
+
 def test_microvolts_are_converted_when_named_and_caught_when_not():
     signal = ecg()
     np.testing.assert_allclose(
