@@ -32,6 +32,8 @@ DRILLS: dict[str, str] = {
     "shard-flipped": "shards.flipped",
     "shard-cut": "shards.cut",
     "shard-deleted": "shards.deleted",
+    "nan-skipped": "numbers.skipped",
+    "nan-stops": "numbers.stops",
     "disk-full": "storage.full",
     "disk-read-only": "storage.read_only",
     "mlflow-refuses": "tracking.refuses",

@@ -35,10 +35,7 @@ class Pretrain:
         own = ["pretrain", "--recipe", str(recipe), "--run-dir", str(run_dir), "--workers", str(workers)]
         if "--tracking-uri" not in words:
             own += ["--tracking-uri", f"sqlite:///{tracking / 'mlflow.db'}"]
-        environment = {**os.environ, FOLDER: str(self.plan), "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [str(source_root()), os.environ.get("PYTHONPATH", "")])
-        )
+        environment = {**own_environment(), FOLDER: str(self.plan)}
         self.out = run_dir.with_name(f"{run_dir.name}.{time.time_ns()}.out")
         self.started = time.time()
         with self.out.open("w") as out, self.out.with_suffix(".err").open("w") as said, _hears_ctrl_c():
@@ -121,6 +118,12 @@ class Pretrain:
     def _last(self) -> str:
         problem = self.answer.get("problem")
         return str(problem) if problem else " ".join(self.said.strip().splitlines()[-3:])[:600]
+
+
+def own_environment() -> dict[str, str]:
+    """Of a process that runs this package, from wherever it was started."""
+    path = os.pathsep.join(filter(None, [str(source_root()), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from cardialign.data_shards.errors import UserError
 if TYPE_CHECKING:
     from cardialign.cluster.drills.command import Pretrain
     from cardialign.cluster.drills.loop import Ended
+    from cardialign.data_shards.sources.base import Source
     from cardialign.pretrain.config import RunConfig
 
 STEPS, EVERY, EPOCH_RECORDS = 60, 5, 30
@@ -135,8 +136,11 @@ class Ground:
         shutil.rmtree(self.runs, ignore_errors=True)
 
 
-def make_shards(folder: Path, records_per_shard: int = 8, patients: int = EPOCH_RECORDS) -> Path:
-    """A shard set of virtual patients: 12 leads, 2.5 s at 100 Hz, several shards in an epoch."""
+def make_shards(
+    folder: Path, records_per_shard: int = 8, patients: int = EPOCH_RECORDS,
+    changed: Callable[[Source], Source] | None = None,
+) -> Path:  # fmt: skip
+    """A shard set of virtual patients: 12 leads, 2.5 s at 100 Hz, several shards in an epoch. changed: their source."""
     from cardialign.data_shards.build.build import SetPlan, build_shards
     from cardialign.data_shards.cohort.generate import Cohort, make_cohort
     from cardialign.data_shards.record import SignalSpec
@@ -147,5 +151,6 @@ def make_shards(folder: Path, records_per_shard: int = 8, patients: int = EPOCH_
     shutil.rmtree(folder, ignore_errors=True)
     cohort = make_cohort(folder / "cohort", Cohort(patients=patients, seed=3, sampling_rate=100)).path
     source = open_source("mimic-iv-ecg", cohort, labels=str(cohort / "truth.csv"), salt="patients who never lived")
+    source = source if changed is None else changed(source)
     plan = SetPlan(SignalSpec(sampling_rate=100.0, seconds=2.5), records_per_shard=records_per_shard)
     return build_shards(source, folder / "shards", plan, workers=1).path

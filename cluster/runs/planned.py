@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -35,12 +36,13 @@ WAKE = "import os, signal, sys, time; time.sleep(float(sys.argv[1])); os.kill(in
 class Fault:
     """One fault of rank `rank`, once step `step` is done.
 
-    kind: "stand", the loop itself stands still for good while its process lives.
+    kind: "stand", the loop itself stands still for good while its process lives; "nan", in the next step whatever a
+    module of this rank gives is NaN.
     after: seconds from there into the next step. write: instead at the so many-th time that the process touches a file
     of its checkpoints. seconds: how long a stopped process stays stopped; 0, for good.
     """
 
-    kind: Literal["kill", "stop", "stand"]
+    kind: Literal["kill", "stop", "stand", "nan"]
     step: int
     rank: int = 0
     after: float = 0.0
@@ -92,6 +94,7 @@ class _Planned:
         self.faults = {number: each for number, each in enumerate(faults) if each.rank == rank}
         self.waiting, self.armed = set(self.faults), set[int]()
         self.touched = 0
+        self.spoilt: Any = None
         self.begun = time.monotonic()
         if any(each.write is not None for each in self.faults.values()):
             sys.addaudithook(self._audit)
@@ -100,6 +103,9 @@ class _Planned:
         time.sleep(max(0.0, self.pace - (time.monotonic() - self.begun)))
         with (self.folder / f"stepped-{self.rank}.jsonl").open("a") as file:
             file.write(json.dumps({"time": time.time(), "step": done, "touched": self.touched}) + "\n")
+        if self.spoilt is not None:
+            self.spoilt.remove()
+            self.spoilt = None
         for number in sorted(self.waiting):
             fault = self.faults[number]
             if done < fault.step:
@@ -110,7 +116,7 @@ class _Planned:
             if fault.write is not None:
                 self.touched = 0
                 self.armed.add(number)
-            elif fault.after > 0 and fault.kind != "stand":
+            elif fault.after > 0 and fault.kind not in ("stand", "nan"):
                 threading.Timer(fault.after, self._set, (number,)).start()
             else:
                 self._set(number)
@@ -137,7 +143,22 @@ class _Planned:
             os.kill(os.getpid(), signal.SIGKILL)
         if fault.kind == "stand":
             threading.Event().wait()
+        if fault.kind == "nan":
+            self.spoilt = _not_a_number()
+            return
         if fault.seconds > 0:  # a process that is stopped cannot wake itself
             words = [sys.executable, "-S", "-c", WAKE, str(fault.seconds), str(os.getpid())]
             subprocess.Popen(words, start_new_session=True)  # noqa: S603 - a program of ours and two numbers
         os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _not_a_number() -> Any:
+    """Whatever a module of this process gives is NaN until the handle is removed."""
+    import torch
+    from torch.nn.modules.module import register_module_forward_hook
+
+    def spoil(module: Any, given: Any, output: Any) -> Any:
+        floats = isinstance(output, torch.Tensor) and output.is_floating_point()
+        return output * math.nan if floats else output
+
+    return register_module_forward_hook(spoil)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cardialign.cluster.commands.drill import summary
 from cardialign.cluster.drills import DRILLS, drill_of, patience
@@ -23,7 +24,7 @@ from cardialign.cluster.runs.planned import FOLDER, Fault, mark_of, planned, ste
 from cardialign.data_shards.errors import DONE, FAILED
 from cardialign.pretrain.run.files import METRICS
 
-IN_CI = ("given-up", "checkpoint-cut", "checkpoint-none", "shard-flipped")
+IN_CI = ("given-up", "checkpoint-cut", "checkpoint-none", "shard-flipped", "nan-stops")
 """Drills of seconds, on the loop alone; the others are tried where machines are started anyway."""
 
 
@@ -135,6 +136,23 @@ def test_a_planned_fault_happens_once_in_its_rank_alone_and_costs_nothing_when_o
             after_step(step)
         assert sent.count(9) == kills
     assert mark_of(tmp_path, 0).exists() and [step for _, step in stepped(tmp_path, 0)] == [2, 3, 4]
+
+
+def test_planned_nan_is_in_one_step_of_one_rank_alone(tmp_path: Path) -> None:
+    write_plan(tmp_path, (Fault("nan", step=3, rank=1),))
+    ones, layer = torch.ones(1, 2), torch.nn.Linear(2, 2)
+
+    def finite(rank: int) -> list[bool]:
+        after_step, found = planned(rank, {FOLDER: str(tmp_path)}), []
+        assert after_step is not None
+        for step in range(1, 7):
+            found.append(bool(torch.isfinite(layer(ones)).all()))
+            after_step(step)
+        return found
+
+    assert finite(0) == [True] * 6
+    assert finite(1) == [True, True, True, False, True, True]
+    assert finite(1) == [True] * 6, "a second start finds the mark"
 
 
 def test_drills_are_listed_and_an_unknown_one_is_named(capsys: pytest.CaptureFixture[str]) -> None:
