@@ -15,7 +15,7 @@ from cardialign.cluster.runs.planned import Fault
 from cardialign.data_shards.errors import UserError
 
 if TYPE_CHECKING:
-    from cardialign.cluster.drills.command import Pretrain
+    from cardialign.cluster.drills.command import Around, Pretrain
     from cardialign.cluster.drills.loop import Ended
     from cardialign.data_shards.sources.base import Source
     from cardialign.pretrain.config import RunConfig
@@ -93,12 +93,14 @@ class Ground:
 
         return Loop(self.config(*assignments), run_dir, world=world, plan=plan).wait()
 
-    def pretrain(self, run_dir: Path, *words: str, workers: int | str = 1) -> Pretrain:
+    def pretrain(
+        self, run_dir: Path, *words: str, workers: int | str = 1, around: Around | None = None
+    ) -> Pretrain:  # fmt: skip
         """The command `cardialign pretrain`, started."""
         from cardialign.cluster.drills.command import Pretrain
 
         more = [] if self.address is None else ["--address", self.address]
-        command = Pretrain(self.recipe, run_dir, self.folder / "tracking", [*more, *words], workers)
+        command = Pretrain(self.recipe, run_dir, self.folder / "tracking", [*more, *words], workers, around)
         self._commands.append(command)
         return command
 
