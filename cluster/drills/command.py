@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,22 @@ PATIENCE = 600.0
 NO_RAY = "a local Ray could not be started"
 
 
-class Pretrain:
-    """One start of the command. What it says is kept beside the run directory."""
+@dataclass(frozen=True)
+class Around:
+    """Of a command: further variables, folders of modules that come before all others, and words before its own."""
 
-    def __init__(self, recipe: Path, run_dir: Path, tracking: Path, words: Sequence[str], workers: int | str) -> None:
+    environment: Mapping[str, str] = field(default_factory=dict)
+    modules: tuple[Path, ...] = ()
+    under: tuple[str, ...] = ()
+
+
+class Pretrain:
+    """One start of the command. What it says is kept beside the run directory. around: what is special about it."""
+
+    def __init__(
+        self, recipe: Path, run_dir: Path, tracking: Path, words: Sequence[str], workers: int | str,
+        around: Around | None = None,
+    ) -> None:  # fmt: skip
         self.run_dir, self.plan = run_dir, plan_of(run_dir)
         tracking.mkdir(exist_ok=True)
         if not (self.plan / PLAN).exists():
@@ -35,15 +48,13 @@ class Pretrain:
         own = ["pretrain", "--recipe", str(recipe), "--run-dir", str(run_dir), "--workers", str(workers)]
         if "--tracking-uri" not in words:
             own += ["--tracking-uri", f"sqlite:///{tracking / 'mlflow.db'}"]
-        environment = {**os.environ, FOLDER: str(self.plan), "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [str(source_root()), os.environ.get("PYTHONPATH", "")])
-        )
+        around = around or Around()
+        environment = {**own_environment(around.modules), **around.environment, FOLDER: str(self.plan)}
         self.out = run_dir.with_name(f"{run_dir.name}.{time.time_ns()}.out")
         self.started = time.time()
         with self.out.open("w") as out, self.out.with_suffix(".err").open("w") as said, _hears_ctrl_c():
             self.process = subprocess.Popen(  # noqa: S603 - our own program, words of a drill
-                [sys.executable, "-m", "cardialign", *own, *words, "--json"],
+                [*around.under, sys.executable, "-m", "cardialign", *own, *words, "--json"],
                 env=environment, stdout=out, stderr=said, start_new_session=True,
             )  # fmt: skip
 
@@ -121,6 +132,12 @@ class Pretrain:
     def _last(self) -> str:
         problem = self.answer.get("problem")
         return str(problem) if problem else " ".join(self.said.strip().splitlines()[-3:])[:600]
+
+
+def own_environment(first: Sequence[Path] = ()) -> dict[str, str]:
+    """Of a process that runs this package, from wherever it was started. first: folders with modules before it."""
+    path = os.pathsep.join(filter(None, [*map(str, first), str(source_root()), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
 @contextlib.contextmanager

@@ -15,8 +15,9 @@ from cardialign.cluster.runs.planned import Fault
 from cardialign.data_shards.errors import UserError
 
 if TYPE_CHECKING:
-    from cardialign.cluster.drills.command import Pretrain
+    from cardialign.cluster.drills.command import Around, Pretrain
     from cardialign.cluster.drills.loop import Ended
+    from cardialign.data_shards.sources.base import Source
     from cardialign.pretrain.config import RunConfig
 
 STEPS, EVERY, EPOCH_RECORDS = 60, 5, 30
@@ -92,12 +93,14 @@ class Ground:
 
         return Loop(self.config(*assignments), run_dir, world=world, plan=plan).wait()
 
-    def pretrain(self, run_dir: Path, *words: str, workers: int | str = 1) -> Pretrain:
+    def pretrain(
+        self, run_dir: Path, *words: str, workers: int | str = 1, around: Around | None = None
+    ) -> Pretrain:  # fmt: skip
         """The command `cardialign pretrain`, started."""
         from cardialign.cluster.drills.command import Pretrain
 
         more = [] if self.address is None else ["--address", self.address]
-        command = Pretrain(self.recipe, run_dir, self.folder / "tracking", [*more, *words], workers)
+        command = Pretrain(self.recipe, run_dir, self.folder / "tracking", [*more, *words], workers, around)
         self._commands.append(command)
         return command
 
@@ -135,8 +138,11 @@ class Ground:
         shutil.rmtree(self.runs, ignore_errors=True)
 
 
-def make_shards(folder: Path, records_per_shard: int = 8, patients: int = EPOCH_RECORDS) -> Path:
-    """A shard set of virtual patients: 12 leads, 2.5 s at 100 Hz, several shards in an epoch."""
+def make_shards(
+    folder: Path, records_per_shard: int = 8, patients: int = EPOCH_RECORDS,
+    changed: Callable[[Source], Source] | None = None,
+) -> Path:  # fmt: skip
+    """A shard set of virtual patients: 12 leads, 2.5 s at 100 Hz, several shards in an epoch. changed: their source."""
     from cardialign.data_shards.build.build import SetPlan, build_shards
     from cardialign.data_shards.cohort.generate import Cohort, make_cohort
     from cardialign.data_shards.record import SignalSpec
@@ -147,5 +153,6 @@ def make_shards(folder: Path, records_per_shard: int = 8, patients: int = EPOCH_
     shutil.rmtree(folder, ignore_errors=True)
     cohort = make_cohort(folder / "cohort", Cohort(patients=patients, seed=3, sampling_rate=100)).path
     source = open_source("mimic-iv-ecg", cohort, labels=str(cohort / "truth.csv"), salt="patients who never lived")
+    source = source if changed is None else changed(source)
     plan = SetPlan(SignalSpec(sampling_rate=100.0, seconds=2.5), records_per_shard=records_per_shard)
     return build_shards(source, folder / "shards", plan, workers=1).path

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.environment.handed_on import handed_on
 from cardialign.cluster.environment.nodes import cluster_nodes
-from cardialign.cluster.environment.session import ended_processes, ray_session
+from cardialign.cluster.environment.session import CLIENT, ended_processes, ray_session, reach
 from cardialign.cluster.environment.sizes import Sizes, sizes_of
 from cardialign.cluster.environment.standstill import ray_resources
 from cardialign.cluster.environment.threads import threads_asked
@@ -193,7 +193,27 @@ def _watch(
             if asked.stop:
                 _end_what_hangs(watch)
     if fit.error is not None:
+        _look_at_head(fit.head)
         raise told(fit.error, _newest_logs(run_dir)) from fit.error
+
+
+def _look_at_head(head: str | None) -> None:
+    """Raise when a joined cluster does not answer any more: what died then has died with it."""
+    if head is None:
+        return
+    try:
+        reach(head)
+    except UserError as error:
+        raise UserError(f"the Ray cluster was lost: {error.problem}", f"look at its head node; then {AGAIN}") from None
+
+
+def _head_of(address: str | None) -> str | None:
+    """Where the cluster that was joined listens; None for a local Ray."""
+    import ray
+
+    if address is None or address.startswith(CLIENT):
+        return address
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def _look_at_ray(asked: _Asked) -> None:
@@ -300,7 +320,7 @@ def train_on_ray(
             decided = DecisionLines(run_dir, sizes)
             needed = wanted(sizes.least, bool(trainer.scaling_config.use_gpu), placement)
             watch = Watch(run_dir, needed, sizes.most, 60 * placement.wait_minutes, ray_resources)
-            fit = Fit(trainer)
+            fit = Fit(trainer, _head_of(address))
             fit.start()
             lines = StateLines(run_dir, steps)
             with contextlib.ExitStack() as at_end, decided.ending():

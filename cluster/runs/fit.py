@@ -42,11 +42,12 @@ class _InTurns:
 
 
 class Fit(threading.Thread):
-    """`trainer.fit()` off the main thread; `error` holds what it raised."""
+    """`trainer.fit()` off the main thread; `error` holds what it raised. head: address of the cluster that it runs on,
+    where that is a joined one."""
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, head: str | None = None) -> None:
         super().__init__(name="ray-train-fit", daemon=True)
-        self.trainer = trainer
+        self.trainer, self.head = trainer, head
         self.error: BaseException | None = None
         self._given_up = threading.Event()
 

@@ -28,6 +28,7 @@ from cardialign.cluster.environment.handed_on import adopt
 from cardialign.cluster.runs.deciding import keeper, stacks
 from cardialign.cluster.runs.diagnosis import what_happened
 from cardialign.cluster.tracking.spool import append_line
+from cardialign.cluster.watching.decisions import starts_of
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import write_json
 from cardialign.data_shards.shown import shown
@@ -119,7 +120,8 @@ class Deaths(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         with contextlib.suppress(OSError):
             cause = shown(what_happened(worker_exceptions))[:LONGEST_CAUSE]
-            append_line(self.run_dir / DEATHS, {"time": time.time(), "cause": cause})
+            told = {"time": time.time(), "cause": cause, "starts": starts_of(self.run_dir)}
+            append_line(self.run_dir / DEATHS, told)
 
 
 def enter(member: Member, rank: int) -> UserError | None:

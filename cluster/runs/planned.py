@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -35,17 +36,19 @@ WAKE = "import os, signal, sys, time; time.sleep(float(sys.argv[1])); os.kill(in
 class Fault:
     """One fault of rank `rank`, once step `step` is done.
 
-    kind: "stand", the loop itself stands still for good while its process lives.
+    kind: "stand", the loop itself stands still for good while its process lives; "nan", in the next step whatever a
+    module of this rank gives is NaN; "slow", from then on each read from `file` takes `seconds`.
     after: seconds from there into the next step. write: instead at the so many-th time that the process touches a file
     of its checkpoints. seconds: how long a stopped process stays stopped; 0, for good.
     """
 
-    kind: Literal["kill", "stop", "stand"]
+    kind: Literal["kill", "stop", "stand", "nan", "slow"]
     step: int
     rank: int = 0
     after: float = 0.0
     write: int | None = None
     seconds: float = 0.0
+    file: str = ""
 
 
 def write_plan(folder: Path, faults: tuple[Fault, ...] = (), pace: float = 0.0) -> None:
@@ -78,6 +81,11 @@ def stepped(folder: Path, rank: int = 0) -> list[tuple[float, int]]:
     return found
 
 
+def machine_time() -> float:
+    """Unix time, whatever a drill has made of `time.time` in this process."""
+    return time.clock_gettime(time.CLOCK_REALTIME)
+
+
 def planned(rank: int, environment: Mapping[str, str] = os.environ) -> Callable[[int], None] | None:
     """What is to be called after each step of this worker; None, as ever, when no drill is on."""
     return _Planned(Path(environment[FOLDER]), rank).after_step if environment.get(FOLDER) else None
@@ -92,6 +100,7 @@ class _Planned:
         self.faults = {number: each for number, each in enumerate(faults) if each.rank == rank}
         self.waiting, self.armed = set(self.faults), set[int]()
         self.touched = 0
+        self.spoilt: Any = None
         self.begun = time.monotonic()
         if any(each.write is not None for each in self.faults.values()):
             sys.addaudithook(self._audit)
@@ -99,7 +108,10 @@ class _Planned:
     def after_step(self, done: int) -> None:
         time.sleep(max(0.0, self.pace - (time.monotonic() - self.begun)))
         with (self.folder / f"stepped-{self.rank}.jsonl").open("a") as file:
-            file.write(json.dumps({"time": time.time(), "step": done, "touched": self.touched}) + "\n")
+            file.write(json.dumps({"time": machine_time(), "step": done, "touched": self.touched}) + "\n")
+        if self.spoilt is not None:
+            self.spoilt.remove()
+            self.spoilt = None
         for number in sorted(self.waiting):
             fault = self.faults[number]
             if done < fault.step:
@@ -110,7 +122,7 @@ class _Planned:
             if fault.write is not None:
                 self.touched = 0
                 self.armed.add(number)
-            elif fault.after > 0 and fault.kind != "stand":
+            elif fault.after > 0 and fault.kind not in ("stand", "nan", "slow"):
                 threading.Timer(fault.after, self._set, (number,)).start()
             else:
                 self._set(number)
@@ -130,14 +142,44 @@ class _Planned:
         mark = mark_of(self.folder, number)
         try:
             with mark.open("x") as file:
-                json.dump({"time": time.time(), "pid": os.getpid(), "touched": self.touched}, file)
+                json.dump({"time": machine_time(), "pid": os.getpid(), "touched": self.touched}, file)
         except FileExistsError:
             return
         if fault.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if fault.kind == "stand":
             threading.Event().wait()
+        if fault.kind == "nan":
+            self.spoilt = _not_a_number()
+            return
+        if fault.kind == "slow":
+            _slow_down(fault.file, fault.seconds)
+            return
         if fault.seconds > 0:  # a process that is stopped cannot wake itself
             words = [sys.executable, "-S", "-c", WAKE, str(fault.seconds), str(os.getpid())]
             subprocess.Popen(words, start_new_session=True)  # noqa: S603 - a program of ours and two numbers
         os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _slow_down(name: str, seconds: float) -> None:
+    """Every read of this process from a file of that name takes so long."""
+    plain = os.pread
+
+    def slowly(descriptor: int, size: int, offset: int) -> bytes:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(f"/{name}"):
+            time.sleep(seconds)
+        return plain(descriptor, size, offset)
+
+    os.pread = slowly
+
+
+def _not_a_number() -> Any:
+    """Whatever a module of this process gives is NaN until the handle is removed."""
+    import torch
+    from torch.nn.modules.module import register_module_forward_hook
+
+    def spoil(module: Any, given: Any, output: Any) -> Any:
+        floats = isinstance(output, torch.Tensor) and output.is_floating_point()
+        return output * math.nan if floats else output
+
+    return register_module_forward_hook(spoil)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from cardialign.data_shards.files import json_lines, read_bytes
-from cardialign.pretrain.run.files import DECISIONS
+from cardialign.pretrain.run.files import ATTEMPTS, DECISIONS
 
 Kind = Literal["retry", "resize", "stop"]
 
@@ -45,6 +45,15 @@ class Decision:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def starts_of(run_dir: Path) -> int:
+    """Worker groups that have begun in a run so far. What is noted of a group says it, too: no clock, which may be set
+    meanwhile, has to tell what came before what."""
+    try:
+        return read_bytes(run_dir / ATTEMPTS).count(b"\n")
+    except OSError:
+        return 0
 
 
 def decision_of(values: dict[str, Any]) -> Decision | None:

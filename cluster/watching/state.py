@@ -17,11 +17,22 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cardialign.cluster.watching.cause import Cause, cause_of
-from cardialign.cluster.watching.decisions import Decision, read_decisions
+from cardialign.cluster.watching.decisions import Decision, read_decisions, starts_of
 from cardialign.cluster.watching.utilisation import utilisation
 from cardialign.data_shards.files import json_lines, open_regular, read_json
 from cardialign.pretrain.run.figures import RankFigures, read_figures
-from cardialign.pretrain.run.files import ATTEMPTS, COMPUTE, CONFIG, DEATHS, FAILURE, LOCK, METRICS, RESULT, STOP
+from cardialign.pretrain.run.files import (
+    ATTEMPTS,
+    COMPUTE,
+    CONFIG,
+    DEATHS,
+    DECISIONS,
+    FAILURE,
+    LOCK,
+    METRICS,
+    RESULT,
+    STOP,
+)
 
 Word = Literal["empty", "starting", "running", "stalled", "interrupted", "stopped", "finished", "failed"]
 OVER: tuple[Word, ...] = ("finished", "failed", "stopped", "interrupted")
@@ -135,7 +146,7 @@ def run_state(run_dir: Path, now: float | None = None, steps: int | None = None)
         slowest_rank=_slowest(ranks),
         slowest_shard=max(ranks, key=lambda rank: rank.shard_seconds).shard or None if ranks else None,
         checkpoint=_checkpoint(run_dir, config, ranks, starts, pace, now),
-        restarts=_restarts(run_dir, starts, decisions),
+        restarts=_restarts(run_dir, starts),
         decisions=decisions,
         effective_negatives=_last(lines, "effective_negatives"),
         effective_rank=_last(lines, "effective_rank"),
@@ -273,17 +284,22 @@ def _starts(run_dir: Path) -> list[float | None]:
     return [_number(values.get("time")) for values in last_lines(run_dir / ATTEMPTS)]
 
 
-def _restarts(run_dir: Path, starts: list[float | None], decisions: tuple[Decision, ...]) -> tuple[Restart, ...]:
-    deaths = [(_number(values.get("time")), str(values.get("cause", ""))) for values in last_lines(run_dir / DEATHS)]
-    deaths += [(each.time, each.cause) for each in decisions if each.kind != "stop"]  # they say more, and of growth too
-    found = []
-    for before, began in pairwise(starts):
-        between = [
-            cause for at, cause in deaths
-            if at is not None and before is not None and began is not None and before <= at <= began
-        ]  # fmt: skip
+def _restarts(run_dir: Path, starts: list[float | None]) -> tuple[Restart, ...]:
+    noted = list(last_lines(run_dir / DEATHS))
+    noted += [each for each in last_lines(run_dir / DECISIONS) if each.get("kind") != "stop"]  # these say more
+    found, first = [], max(1, starts_of(run_dir) - len(starts) + 1)
+    for number, (before, began) in enumerate(pairwise(starts), start=first):
+        between = [str(each.get("cause", "")) for each in noted if _ended(each, number, before, began)]
         found.append(Restart(began, between[-1] if between else UNKNOWN))
     return tuple(found)
+
+
+def _ended(noted: dict[str, Any], number: int, before: float | None, began: float | None) -> bool:
+    """Whether a note is of the so many-th worker group. Those of earlier releases say it by their time alone."""
+    if _number(noted.get("starts")) is not None:
+        return bool(noted["starts"] == number)
+    at = _number(noted.get("time"))
+    return at is not None and before is not None and began is not None and before <= at <= began
 
 
 def _checkpoint(

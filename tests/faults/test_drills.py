@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cardialign.cluster.commands.drill import summary
 from cardialign.cluster.drills import DRILLS, drill_of, patience
 from cardialign.cluster.drills.checkpoints import killed_writing
+from cardialign.cluster.drills.clock.jumps import FILE, JUMPING
 from cardialign.cluster.drills.drill import Drill
 from cardialign.cluster.drills.ground import Ground
 from cardialign.cluster.drills.outcome import BrokenError, Outcome, SkippedError
@@ -23,7 +28,7 @@ from cardialign.cluster.runs.planned import FOLDER, Fault, mark_of, planned, ste
 from cardialign.data_shards.errors import DONE, FAILED
 from cardialign.pretrain.run.files import METRICS
 
-IN_CI = ("given-up", "checkpoint-cut", "checkpoint-none", "shard-flipped")
+IN_CI = ("given-up", "checkpoint-cut", "checkpoint-none", "shard-flipped", "nan-stops", "model-cut")
 """Drills of seconds, on the loop alone; the others are tried where machines are started anyway."""
 
 
@@ -135,6 +140,57 @@ def test_a_planned_fault_happens_once_in_its_rank_alone_and_costs_nothing_when_o
             after_step(step)
         assert sent.count(9) == kills
     assert mark_of(tmp_path, 0).exists() and [step for _, step in stepped(tmp_path, 0)] == [2, 3, 4]
+
+
+def test_planned_nan_is_in_one_step_of_one_rank_alone(tmp_path: Path) -> None:
+    write_plan(tmp_path, (Fault("nan", step=3, rank=1),))
+    ones, layer = torch.ones(1, 2), torch.nn.Linear(2, 2)
+
+    def finite(rank: int) -> list[bool]:
+        after_step, found = planned(rank, {FOLDER: str(tmp_path)}), []
+        assert after_step is not None
+        for step in range(1, 7):
+            found.append(bool(torch.isfinite(layer(ones)).all()))
+            after_step(step)
+        return found
+
+    assert finite(0) == [True] * 6
+    assert finite(1) == [True, True, True, False, True, True]
+    assert finite(1) == [True] * 6, "a second start finds the mark"
+
+
+def test_the_clock_of_a_drilled_process_jumps_and_that_of_another_does_not(tmp_path: Path) -> None:
+    clock, touched = tmp_path / "clock", tmp_path / "touched"
+    clock.write_text("-3600")
+    read = "import os, pathlib, sys, time; path = pathlib.Path(sys.argv[1]); path.touch(); path.touch(); "
+    read += "now = time.clock_gettime(time.CLOCK_REALTIME); print(time.time() - now, path.stat().st_mtime - now)"
+
+    def shifts(**more: str) -> list[float]:
+        words = [sys.executable, "-c", read, str(touched)]
+        environment = {**os.environ, "PYTHONPATH": str(JUMPING), **more}
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+        return [float(each) for each in done.stdout.split()]
+
+    assert shifts(**{FILE: str(clock)}) == pytest.approx([-3600, -3600], abs=60)
+    assert shifts(**{FILE: ""}) == pytest.approx([0, 0], abs=60)
+    assert shifts(**{FILE: str(tmp_path / "nowhere")}) == pytest.approx([0, 0], abs=60)
+
+
+def test_planned_slow_reads_are_those_of_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("cardialign.cluster.runs.planned.time.sleep", slept.append)
+    monkeypatch.setattr("os.pread", os.pread)  # put back at the end
+    write_plan(tmp_path, (Fault("slow", step=1, seconds=7.5, file="shard-1.tar"),))
+    after_step = planned(0, {FOLDER: str(tmp_path)})
+    assert after_step is not None
+    after_step(1)
+    slept.clear()
+    for name in ("shard-0.tar", "shard-1.tar"):
+        (tmp_path / name).write_bytes(name.encode())
+        descriptor = os.open(tmp_path / name, os.O_RDONLY)
+        assert os.pread(descriptor, 5, 2) == name.encode()[2:7]
+        os.close(descriptor)
+    assert slept == [7.5]
 
 
 def test_drills_are_listed_and_an_unknown_one_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from cardialign.cluster.runs.deciding.hangs import Hangs, signs
 from cardialign.cluster.runs.deciding.places import LOST_SECONDS, NODE_ID, Door, Doors, room
 from cardialign.cluster.runs.diagnosis import AGAIN
 from cardialign.cluster.tracking.spool import append_line
-from cardialign.cluster.watching.decisions import Decision
+from cardialign.cluster.watching.decisions import Decision, starts_of
 from cardialign.cluster.watching.state import spool_end
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.files import read_json, write_json
@@ -150,7 +150,8 @@ class Keeper:
         still = f"nothing has moved for {self.hangs.still_seconds:.0f} s"
         cause = shown(f"hang: {still}; {stacks.take(self.run_dir, self._ranks)}")[:LONGEST_CAUSE]
         with contextlib.suppress(OSError):
-            append_line(self.run_dir / DEATHS, {"time": time.time(), "cause": cause})
+            told = {"time": time.time(), "cause": cause, "starts": starts_of(self.run_dir)}
+            append_line(self.run_dir / DEATHS, told)
         if self.decider.died(cause, node_lost=False, committed=self._committed()) is not None:
             raise UserError(
                 f"training failed: {cause}, and {self.decider.failures} worker groups have died",
@@ -217,7 +218,7 @@ def note(run_dir: Path, decision: Decision | None) -> None:
         return
     log.info("decision %s", decision.told())
     try:
-        append_line(run_dir / DECISIONS, decision.to_dict())
+        append_line(run_dir / DECISIONS, {**decision.to_dict(), "starts": starts_of(run_dir)})
     except OSError as error:
         log.warning("decision=not-written problem=%s", os.strerror(error.errno or 0))
 

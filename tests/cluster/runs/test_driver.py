@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -116,6 +117,29 @@ def test_a_driver_whose_run_was_taken_over_ends(tmp_path: Path, hanging: Fit) ->
     fence._held[tmp_path] = mine
     with pytest.raises(fence.FencedOutError):
         _watch(hanging, watch_of(tmp_path), _Asked(tmp_path), None)
+
+
+def test_what_dies_with_the_head_of_its_cluster_is_told_as_that(tmp_path: Path) -> None:
+    """Ray says of the controller what it says of a process that the machine has killed for its memory."""
+
+    class Dies:
+        def fit(self) -> None:
+            raise RuntimeError("ActorDiedError: The actor died unexpectedly before finishing this task: SIGKILL")
+
+    def told(head: str | None) -> UserError:
+        fit = Fit(Dies(), head)
+        fit.start()
+        with pytest.raises(UserError) as raised:
+            _watch(fit, watch_of(tmp_path), _Asked(tmp_path), None)
+        return raised.value
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        head = f"127.0.0.1:{listening.getsockname()[1]}"
+        assert "killed by signal 9" in told(head).problem
+    lost = told(head)
+    assert lost.problem.startswith("the Ray cluster was lost: ") and head in lost.problem
+    assert "head node" in lost.remedy and "run the same command again" in lost.remedy
+    assert "killed by signal 9" in told(None).problem, "a local Ray is looked at by its processes"
 
 
 def test_what_the_machine_does_to_the_driver_is_told_as_that(tmp_path: Path) -> None:

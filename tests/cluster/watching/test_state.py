@@ -156,6 +156,20 @@ def test_each_restart_has_the_cause_that_was_noted_before_it(run: Run) -> None:
     assert second.time == NOW - 300 and "given again" in second.cause
 
 
+@pytest.mark.parametrize("jump", [86400.0, -3600.0])
+def test_a_restart_keeps_its_cause_though_the_clock_was_set_meanwhile(run: Run, jump: float) -> None:
+    """The clock jumps behind the first start; the second restart is the command given again."""
+    begun = (NOW - 900, NOW - 600 + jump, NOW - 300)
+    run.spool(ATTEMPTS, *({"time": at, "world_size": 2} for at in begun))
+    killed = {"time": NOW - 610 + jump, "cause": "rank 1: its process was killed", "starts": 1}
+    run.spool(DEATHS, killed, {"time": NOW - 5, "cause": "later", "starts": 3})
+    first, second = run.state().restarts
+    assert first.cause == "rank 1: its process was killed" and "given again" in second.cause
+    retried = Decision("retry", "rank 1 was killed", 2, 2, 1, 1, 3, 22, time=NOW - 605 + jump)
+    run.spool(DECISIONS, {**retried.to_dict(), "starts": 1})
+    assert [restart.cause for restart in run.state().restarts] == [retried.cause, second.cause]
+
+
 def test_a_decision_says_more_of_a_restart_than_a_death_and_is_shown(run: Run) -> None:
     run.spool(ATTEMPTS, *({"time": NOW - age, "world_size": 2} for age in (900, 600, 300)))
     run.spool(DEATHS, {"time": NOW - 610, "cause": "rank 1: its process was killed"})
