@@ -1,11 +1,13 @@
 """What of outside text, and of addresses, may be seen: on a terminal, in a cell of a table, in a message, log or file.
 
 `shown` is for every text that comes from data or a library, `quoted` for a word of it in a sentence, `cell` for a cell
-of a CSV, `public` for one address, `without_secrets` for a text in which addresses and secrets may stand.
+of a CSV, `public` for one address, `without_secrets` for a text in which addresses and secrets may stand; `between` for
+an interval that may not be there.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import urllib.parse
@@ -46,6 +48,11 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,3}[^\s'\"<>|`]+")
 _FOLDED = re.compile(r"(\b(?!models:)[A-Za-z][A-Za-z0-9+.-]+:/)[^\s/'\"<>]+@")
 """A user in an address whose slashes a `Path` has folded; `models:/NAME@ALIAS` is MLflow's own."""
 _FORMULA = ("=", "+", "-", "@", "\t")
+
+
+def between(low: float, high: float, form: str = "+.3f") -> str:
+    """The ends of an interval in the format `form`, as `+0.010 to +0.032`; "n/a" where one is NaN: there is none."""
+    return f"{low:{form}} to {high:{form}}" if math.isfinite(low) and math.isfinite(high) else "n/a"
 
 
 def shown(text: str, *, lines: bool = False) -> str:

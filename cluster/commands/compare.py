@@ -95,8 +95,8 @@ def _without(methods: Sequence[Method]) -> list[str]:
 
 def _way_to_one(source: Source) -> str:
     place = source.path / "export" if source.what.startswith("run") else source.path
-    first = "" if source.digests else f"`cardialign export {source.path}`, then "
-    return f"{first}`cardialign evaluate ... --encoder {place} --out FILE`, and name FILE, too"
+    first = "" if source.digests else f"`cardialign export {shlex.quote(str(source.path))}`, then "
+    return f"{first}`cardialign evaluate ... --encoder {shlex.quote(str(place))} --out FILE`, and name FILE, too"
 
 
 def _written(

@@ -125,6 +125,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _run(args: argparse.Namespace, work: Work, budget: Budget, known: dict[int, int]) -> dict[str, Any]:
     """known: patients of each fold kept out who are in others, too."""
     from cardialign.cluster.cli.progress import Progress
+    from cardialign.cluster.studies.budget import named_with
     from cardialign.cluster.studies.work import now_and_then, on_ray_of, one_at_a_time
     from cardialign.pretrain.run.lock import locked_run
 
@@ -142,10 +143,11 @@ def _run(args: argparse.Namespace, work: Work, budget: Budget, known: dict[int, 
         for _ in work.make(budget, on_ray_of(args)):
             progress(len(work.there()), len(work.cells))
             filled()
-    if not args.no_floors:
-        _make_floors(work)
-    with one_at_a_time(args.out):
-        return _tabled(args, work, known)
+    with named_with(budget, len(work.there()), len(work.cells)):
+        if not args.no_floors:
+            _make_floors(work)
+        with one_at_a_time(args.out):
+            return _tabled(args, work, known)
 
 
 def _prepare_bank(work: Work) -> None:

@@ -17,6 +17,7 @@ from cardialign.cluster.pages.charts import Estimate, IntervalScale, line_chart,
 from cardialign.cluster.pages.legend import legend_entry
 from cardialign.cluster.pages.page import number, write_page
 from cardialign.cluster.watching.cause import Cause
+from cardialign.data_shards.shown import between
 from cardialign.pretrain.evaluation.result import overlap_note
 
 FOOTER = "Written by cardialign. Virtual or research data; not a medical device."
@@ -193,7 +194,7 @@ def _gain(difference: Mapping[str, Any] | None) -> dict[str, str] | None:
     if not difference:
         return None
     value, low, high = _estimate(difference, "value")
-    return {"value": f"{value:+.3f}", "interval": f"{low:+.3f} to {high:+.3f}"}
+    return {"value": f"{value:+.3f}", "interval": between(low, high)}
 
 
 def _notes(result: Mapping[str, Any]) -> list[str]:

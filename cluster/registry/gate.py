@@ -18,7 +18,7 @@ from cardialign.cluster.registry.lookup import digest_of, fetch_description, tit
 from cardialign.cluster.registry.origin import Origin
 from cardialign.cluster.registry.requirements import Policy, Requirement
 from cardialign.data_shards.errors import UserError
-from cardialign.data_shards.shown import shown
+from cardialign.data_shards.shown import between, shown
 from cardialign.pretrain.export.model_card import CONTRACT_KEYS
 from cardialign.pretrain.run.integrity import CONTRACT, PROVENANCE, SETTINGS, VerifiedExport, read_parts
 
@@ -233,7 +233,7 @@ def _compare(one: Evidence, other: Evidence, name: str, production: str, margin:
     gap = found.difference
     told = (
         f"{name}: {found.mine:.3f}, production ({production}) {found.theirs:.3f}, paired difference {gap.value:+.4f} "
-        f"({gap.low:+.4f} to {gap.high:+.4f}) on {found.records} records of {found.patients} patients, "
+        f"({between(gap.low, gap.high, '+.4f')}) on {found.records} records of {found.patients} patients, "
         f"margin {margin:g}"
     )
     verdict.compared.append(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.errors import UsageError, UserError
 
 
 @dataclass
@@ -48,3 +49,14 @@ def budget_of(args: argparse.Namespace) -> Budget:
             )
     cores, gpus = (None if each is None else 3600.0 * each for each in (args.budget_hours, args.budget_gpu_hours))
     return Budget(cores, gpus)
+
+
+@contextlib.contextmanager
+def named_with(budget: Budget, made: int, of: int) -> Iterator[None]:
+    """A UserError over cells that are not there names the budget that ended the study before they were made."""
+    try:
+        yield
+    except UserError as error:
+        if not budget.spent or made == of:
+            raise
+        raise UserError(f"the budget is spent, {made} of {of} cells are made: {error.problem}", error.remedy) from None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from cardialign.data_shards.shown import between
 from cardialign.pretrain.evaluation.intervals import Sample, difference_interval, mean_interval
 from cardialign.pretrain.evaluation.result import plain
 from cardialign.pretrain.evaluation.scoring import Estimate, score_classes
@@ -181,7 +182,7 @@ def missing_lines(table: dict[str, Any]) -> list[str]:
 
 def _cell(figures: dict[str, Any]) -> str:
     lost = {key: math.nan if value is None else 100 * value for key, value in figures["lost"].items()}
-    return f"{figures['auroc']['value']:.3f}, {-lost['value']:+.1f} ({lost['low']:.1f} to {lost['high']:.1f})"
+    return f"{figures['auroc']['value']:.3f}, {-lost['value']:+.1f} ({between(lost['low'], lost['high'], '.1f')})"
 
 
 def _markdown(head: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from cardialign.cluster.studies.design import FLOORS, Design
 from cardialign.cluster.studies.measures import FRESH, PROBE, ranked, words_of
 from cardialign.cluster.studies.outcome import Outcome
 from cardialign.data_shards.errors import UserError
+from cardialign.data_shards.shown import between
 from cardialign.pretrain.evaluation.intervals import Sample, difference_interval, mean_interval
 from cardialign.pretrain.evaluation.scored import ScoredRecords, joint_samples
 from cardialign.pretrain.evaluation.scoring import class_auroc, decided_at, usable_classes
@@ -220,7 +221,7 @@ def lines_of(table: dict[str, Any]) -> list[str]:
 
 
 def _told_gained(found: dict[str, float] | None) -> str:
-    return "-" if found is None else f"{found['gained']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+    return "-" if found is None else f"{found['gained']:+.3f} ({between(found['low'], found['high'])})"
 
 
 def _told(found: dict[str, Any] | None) -> tuple[str, str]:
@@ -230,7 +231,7 @@ def _told(found: dict[str, Any] | None) -> tuple[str, str]:
     figure = f"{found['auroc']:.3f} ({found['low']:.3f}-{found['high']:.3f}){spread}"
     if "reference_ahead" not in found:
         return figure, "-"
-    return figure, f"{found['reference_ahead']:+.3f} ({found['ahead_low']:+.3f} to {found['ahead_high']:+.3f})"
+    return figure, f"{found['reference_ahead']:+.3f} ({between(found['ahead_low'], found['ahead_high'])})"
 
 
 def _standing(table: dict[str, Any]) -> list[str]:

@@ -330,8 +330,9 @@ def _write_foot(figure: Figure, record: EcgRecord, total: float, weighed: bool) 
     if rate != record.sampling_rate:
         told.append(f"recorded at {rate:g} Hz")
     told += [f"{record.valid_samples / record.sampling_rate:.4g} s of signal", "no filter added", "not for diagnosis"]
-    if weighed:
-        told.append("ground: weight of the lead group in the embedding; where an encoder looked, not why")
-    figure.text(
-        _LEFT / _WIDTH, _FOOT / 2 / total, "     ".join(told), fontsize=8, color=_INK, va="center", parse_math=False
-    )
+    lines = ["     ".join(told)]
+    if weighed:  # a line of its own: behind the others it would leave the paper
+        lines.append("ground: weight of the lead group in the embedding; where an encoder looked, not why")
+    for k, line in enumerate(lines):
+        y = (1 - (k + 0.5) / len(lines)) * _FOOT / total
+        figure.text(_LEFT / _WIDTH, y, line, fontsize=8, color=_INK, va="center", parse_math=False)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from cardialign.data_shards.shown import between
 from cardialign.pretrain.evaluation.ledger import of_pretraining, opening_line, told, twice_notes
 from cardialign.pretrain.evaluation.scored import ScoredRecords
-from cardialign.pretrain.evaluation.scoring import ClassResult, Estimate, MacroResult
+from cardialign.pretrain.evaluation.scoring import MIN_PATIENTS, ClassResult, Estimate, MacroResult
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class ZeroShotComparison:
     def table(self) -> str:
         """Text table, best class first, with the baseline's AUROC beside and the paired difference below."""
         gain = self.difference
-        line = f"difference to the baseline, paired: {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
+        line = f"difference to the baseline, paired: {gain.value:+.3f} ({between(gain.low, gain.high)})"
         return f"{_table(self.result, self.baseline)}\n{line}"
 
 
@@ -149,6 +150,8 @@ def _table(result: ZeroShotResult, baseline: ZeroShotResult | None) -> str:
         f"left out, {reason}: {', '.join(e['code'] for e in result.excluded if e['reason'] == reason)}"
         for reason in reasons
     ]
+    if few := [c.code for c in result.classes if not math.isfinite(c.low)] if math.isfinite(result.low) else []:
+        notes.append(f"no interval, fewer than {MIN_PATIENTS} patients have it, or lack it: {', '.join(few)}")
     if not frequent.classes:
         notes.insert(0, f"no class has {frequent.min_positives} positives: the macro is a mean over rare ones alone")
     if baseline:

@@ -10,7 +10,7 @@ import pytest
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.locations import url_of
-from cardialign.data_shards.shown import cell, has_secret, public, shown, without_secrets
+from cardialign.data_shards.shown import between, cell, has_secret, public, shown, without_secrets
 
 SECRET = "Pl4nted-S3cret"
 ADDRESSES = [
@@ -111,3 +111,8 @@ def test_the_alias_of_a_registered_model_is_no_user_of_an_address() -> None:
     said = "models:/a@b and models:/team-a.enc@candidate are one encoder"
     assert shown(said) == said
     assert shown("s3:/token@host/x") == "s3:/host/x"
+
+
+def test_an_interval_that_is_not_there_is_told_by_a_word() -> None:
+    assert between(-0.01, 0.0321) == "-0.010 to +0.032" and between(1.44, 2.9, ".1f") == "1.4 to 2.9"
+    assert between(float("nan"), float("nan")) == between(0.5, float("nan")) == "n/a"

@@ -15,6 +15,7 @@ import numpy as np
 
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.shard_set.shard_set import ShardSet
+from cardialign.data_shards.shown import between
 from cardialign.data_shards.stream.stream import iterate_rows
 from cardialign.pretrain.evaluation.features import Progress
 from cardialign.pretrain.evaluation.missingness.evaluate import Ranking, evidence_of
@@ -88,7 +89,7 @@ class Removed:
         b = self.beyond
         lines.append(
             f"primary evidence found: {self.found.value:.3f}, by chance {self.chance:.3f}, beyond chance "
-            f"{b.value:+.3f} ({b.low:+.3f} to {b.high:+.3f}), {self.records} records"
+            f"{b.value:+.3f} ({between(b.low, b.high)}), {self.records} records"
         )
         return lines
 

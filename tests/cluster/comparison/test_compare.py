@@ -161,9 +161,9 @@ def test_cost_is_the_arithmetic_of_the_trace_and_what_nobody_measured_is_said(
     cardialign: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = exported(run_folder(tmp_path / "a", rate=100.0, ranks=2, steps=30), "a", monkeypatch)
-    run_folder(tmp_path / "b", rate=50.0, ranks=1, steps=30, optimizer={"lr": 0.5})
+    second = run_folder(tmp_path / "b & c", rate=50.0, ranks=1, steps=30, optimizer={"lr": 0.5})
     zero_shot_file(tmp_path / "a.json", 1.5, encoder=encoder)
-    places = (tmp_path / "a", tmp_path / "b", tmp_path / "a.json")
+    places = (tmp_path / "a", f"b={second}", tmp_path / "a.json")
     answer = cardialign("compare", *places, "--out", tmp_path / "o", "--price", "3600", "--currency", "EUR")
     a, b = answer.json["costs"]
     assert a["records_trained"] == 240 and a["records_per_second"] == pytest.approx(100)
@@ -172,7 +172,7 @@ def test_cost_is_the_arithmetic_of_the_trace_and_what_nobody_measured_is_said(
     assert a["price_EUR_per_million"] == pytest.approx(20_000) and b["device_hours"] == pytest.approx(4.8 / 3600)
     assert a["encoder_parameters"] > 1000 and a["gflop_per_record"] > 0 and a["kwh"] is None
     assert b["macro_auroc_x100"] is None, "it has no evaluation"
-    assert "b has no evaluation here: `cardialign export" in answer.json["notes"][0]
+    assert f"b has no evaluation here: `cardialign export '{second}'`" in answer.json["notes"][0], "to be pasted"
     text = cells((tmp_path / "o/compare.html").read_text())
     assert "not measured" in text and "optimizer.lr" in text and "seed 0" not in text
     run_folder(tmp_path / "c", device="NVIDIA H100 80GB HBM3")

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from cardialign.cluster.evaluations.tasks import RayTasks
-from cardialign.cluster.studies.budget import Budget, budget_of
+from cardialign.cluster.studies.budget import Budget, budget_of, named_with
 from cardialign.cluster.studies.ray_cells import StudyJob, on_ray
-from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.errors import UsageError, UserError
 
 ON_A_GPU = {"cpu_seconds": 90.0, "seconds": 30.0, "device": "cuda"}
 ON_A_CORE = {"cpu_seconds": 90.0, "seconds": 95.0, "device": "cpu"}
@@ -34,6 +34,18 @@ def test_cores_and_gpus_are_counted_apart_and_either_ends_it(monkeypatch: pytest
     assert cores.spent and not gpus.spent and not without.spent, "180 s of 180; 30 s of 45"
     gpus.spend({"cpu_seconds": 1.0, "seconds": 15.0, "device": "cuda"})
     assert gpus.spent and not without.spent
+
+
+def test_what_a_budget_left_unmade_is_put_down_to_the_budget() -> None:
+    def refused(budget: Budget, made: int) -> str:
+        with pytest.raises(UserError) as found, named_with(budget, made, 4):
+            raise UserError("no seed is whole", "let it go on")
+        assert found.value.remedy == "let it go on"
+        return found.value.problem
+
+    spent = Budget(core_seconds=1.0, cores=1.0)
+    assert refused(spent, 1) == "the budget is spent, 1 of 4 cells are made: no seed is whole"
+    assert refused(spent, 4) == refused(Budget(), 1) == "no seed is whole"
 
 
 def test_gpu_hours_where_there_is_no_gpu_are_refused(

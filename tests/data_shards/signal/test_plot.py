@@ -170,6 +170,18 @@ def test_the_weight_of_a_lead_group_is_the_ground_of_its_leads_and_stands_beside
     assert any("not why" in text for text in texts(figure)) and not any("not why" in text for text in texts(plain))
 
 
+def test_all_that_stands_below_the_picture_stands_on_the_paper():
+    """Even at its longest: another rate of recording, and what the ground means."""
+    record = record_of(extra={"original_sampling_rate": 257.5})
+    figure = draw_ecg(record, weights={"V1": LeadWeight("septal", 0.75)})
+    assert any("recorded at 257.5 Hz" in text for text in texts(figure))
+    boxes = [text.get_window_extent(figure.canvas.get_renderer()) for text in figure.texts]
+    paper = figure.bbox
+    assert all(paper.x0 <= box.x0 and box.x1 <= paper.x1 and paper.y0 <= box.y0 and box.y1 <= paper.y1 for box in boxes)
+    low = sorted(boxes, key=lambda box: box.y0)[:2]
+    assert low[0].y1 <= low[1].y0, "two lines, not one over the other"
+
+
 def test_the_name_and_weight_of_a_masked_lead_keep_out_of_its_neighbour():
     record = record_of(quality={"missing-lead": ("V1",)}, lead_mask=np.array([lead != "V1" for lead in STANDARD_LEADS]))
     figure = draw_ecg(record, weights={"V1": LeadWeight("septal", 0.0)})

@@ -113,7 +113,9 @@ def test_a_class_of_a_few_patients_has_a_figure_but_no_interval(shards, prompts,
     assert up.positive_patients == patients_up < 5
     assert 0 <= up.auroc <= 1 and np.isnan(up.low) and np.isnan(up.high)
     assert result.to_dict()["classes"][0]["low"] is None
-    assert "n/a" in result.table()
+    (why,) = (line for line in result.table().splitlines() if line.startswith("no interval, fewer than 5 patients"))
+    assert "n/a" in result.table() and "UP" in why
+    assert all((c.code in why.split(": ")[1].split(", ")) == np.isnan(c.low) for c in result.classes)
 
 
 def test_training_beats_the_untrained_twin_on_unseen_patients_with_an_interval_that_excludes_nothing(
@@ -150,7 +152,7 @@ def test_without_resamples_there_are_figures_and_no_intervals(shards, prompts, u
     assert all(np.isnan([each.low, each.high]).all() for each in told.result.classes)
     values = json.loads(json.dumps(told.to_dict(), allow_nan=False))
     assert values["macro"] == full.to_dict()["macro"] and values["low"] is None
-    assert "n/a" in told.table()
+    assert told.table().endswith("(n/a)") and "nan" not in told.table() and "no interval" not in told.table()
 
 
 def test_the_result_is_json_with_everything_to_make_it_again_and_a_readable_table(shards, prompts, untrained):

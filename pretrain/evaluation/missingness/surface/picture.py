@@ -17,7 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from cardialign.data_shards.errors import UsageError, disk_error
-from cardialign.pretrain.evaluation.missingness.surface.result import EVIDENCE, Cell, Surface, SurfaceResult
+from cardialign.pretrain.evaluation.missingness.surface.result import EVIDENCE, Cell, Surface, SurfaceResult, points
 
 FORMATS = (".png", ".svg", ".pdf")
 _COLOURS, _INK, _GREY = "Blues", "#1a1a1a", "#8a8a8a"
@@ -135,7 +135,7 @@ def _presets(axes: Axes, result: SurfaceResult) -> None:
         low, high = (100 * (each.lost.value if math.isnan(end) else end) for end in (each.lost.low, each.lost.high))
         axes.plot([low, high], [place, place], color=_INK, linewidth=1.6, solid_capstyle="butt")
         axes.plot([100 * each.lost.value], [place], "o", color=_INK, markersize=5)
-        told = f"{each.auroc.value:.3f}   {-100 * each.lost.value:+.1f} ({low:.1f} to {high:.1f})"
+        told = f"{each.auroc.value:.3f}   {points(each.lost)}"
         axes.text(1.01, place, told, transform=axes.get_yaxis_transform(), fontsize=8.5, va="center", color=_INK)
     names = [each.name if each.name == ", ".join(each.leads) else f"{each.name}: {_short(each.leads)}"
              for each in result.presets]  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cardialign.data_shards.shown import between
 from cardialign.pretrain.evaluation.missingness.surface.measure import SurfacePlan, SurfaceScores, evidence_of
 from cardialign.pretrain.evaluation.missingness.surface.scorers import Ranked
 from cardialign.pretrain.evaluation.result import plain
@@ -105,8 +106,8 @@ class SurfaceResult:
         whole, classes = self.whole.auroc, len(self.surfaces[0].codes)
         out = [
             f"missingness, {self.measure}, {self.name}: {self.records} records of {self.patients} patients",
-            f"macro AUROC of {classes} class{'es' * (classes != 1)}, whole records: {whole.value:.3f} "
-            f"({_between(whole, 1, 3)}); below: AUROC, and points lost with their 95 % interval, paired",
+            f"macro AUROC of {classes} class{'es' * (classes != 1)}, whole records: {whole.value:.3f} ("
+            f"{between(whole.low, whole.high, '.3f')}); below: AUROC, and points lost with their 95 % interval, paired",
         ]
         for each in self.surfaces:
             out += ["", *_grid(each)]
@@ -129,12 +130,8 @@ def _told(cell: Cell | PresetFigure) -> str:
 
 def points(lost: Estimate) -> str:
     """What is lost, in points of AUROC: `-2.1 (1.4 to 2.9)`."""
-    low_high = f" ({_between(lost, 100, 1)})" if math.isfinite(lost.low) else ""
+    low_high = f" ({between(100 * lost.low, 100 * lost.high, '.1f')})" if math.isfinite(lost.low) else ""
     return f"{-100 * lost.value:+.1f}{low_high}"
-
-
-def _between(estimate: Estimate, factor: float, digits: int) -> str:
-    return f"{factor * estimate.low:.{digits}f} to {factor * estimate.high:.{digits}f}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -230,5 +227,5 @@ def paired_lines(differences: Sequence[dict[str, Any]]) -> list[str]:
         if not where:
             where = f"{each['leads']} leads, {100 * each['time']:g} % of the time missing ({each['chosen']})"
         found = Estimate(*(math.nan if value is None else 100 * value for value in each["auroc"].values()))
-        rows.append([where, f"{found.value:+.1f} ({found.low:+.1f} to {found.high:+.1f})"])
+        rows.append([where, f"{found.value:+.1f} ({between(found.low, found.high, '+.1f')})"])
     return _aligned(rows)

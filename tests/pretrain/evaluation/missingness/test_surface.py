@@ -23,7 +23,13 @@ from cardialign.pretrain.evaluation.missingness.surface.measure import (
 )
 from cardialign.pretrain.evaluation.missingness.surface.picture import draw_surface
 from cardialign.pretrain.evaluation.missingness.surface.presets import presets_of
-from cardialign.pretrain.evaluation.missingness.surface.result import ALIKE, EVIDENCE, paired, surface_result
+from cardialign.pretrain.evaluation.missingness.surface.result import (
+    ALIKE,
+    EVIDENCE,
+    paired,
+    paired_lines,
+    surface_result,
+)
 from cardialign.pretrain.evaluation.missingness.surface.scorers import Ranked
 from cardialign.pretrain.export.opening import open_encoder
 from tests.support.outside_models import write_torchscript
@@ -138,6 +144,13 @@ def test_two_encoders_meet_the_same_masks_and_their_difference_is_paired(
         assert each["auroc"] == {"value": 0.0, "low": 0.0, "high": 0.0} and each["spared"] == 0
     told = "\n".join(a.lines())
     assert "0.500 -50.0" in told and "time missing 50 %" in told
+    bare, other = (surface_result([each], ranked, plan, "by V2", resamples=0, seed=0) for each in (scores, again))
+    said = "\n".join([*bare.lines(), *paired_lines(paired(bare, other))])
+    assert "0.500 -50.0" in said and "(n/a)" in said and "nan" not in said, "no interval is not two of no number"
+    drawn_bare, drawn_full = (
+        draw_surface(each, tmp_path / f"{name}.svg").read_text() for name, each in (("bare", bare), ("full", a))
+    )
+    assert "0.500   -50.0" in drawn_bare and " to " not in drawn_bare and " to " in drawn_full
     drawn_at = draw_surface(a, tmp_path / "surface.png")
     pixels = image.imread(drawn_at)
     assert pixels.shape[1] > 900 and len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 20
