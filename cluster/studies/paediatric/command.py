@@ -19,7 +19,7 @@ _OF_OTHERS: dict[str, Any] = {
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from cardialign.cluster.cli.progress import Progress
     from cardialign.cluster.cli.result_file import check_place
-    from cardialign.cluster.studies.budget import budget_of
+    from cardialign.cluster.studies.budget import budget_of, named_with
     from cardialign.cluster.studies.paediatric.cells import CELLS, ENCODERS, TABLE, Study
     from cardialign.cluster.studies.paediatric.design import TINY, Sizes
     from cardialign.cluster.studies.paediatric.ray_cells import make_on_ray
@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for _ in study.make(budget) if ray is None else make_on_ray(study, budget, ray):
             done += 1
             progress(done, len(study.cells()))
-    return tabled(study, args.bootstrap)
+    with named_with(budget, len(study.there()), len(study.cells())):
+        return tabled(study, args.bootstrap)
 
 
 def tabled(study: Study, resamples: int) -> dict[str, Any]:
