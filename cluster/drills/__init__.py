@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 DRILLS: dict[str, str] = {
     "worker-killed": "workers.killed",
+    "survivors": "workers.survivors",
     "worker-stopped": "workers.stopped",
     "worker-hung": "workers.hung",
     "worker-deadlocked": "workers.deadlocked",

@@ -90,6 +90,7 @@ def make_plan(question: Question) -> dict[str, Any]:
         "text_bank_bytes": bank,
         "checkpoint_bytes": checkpoint_bytes(counted, stage),
         "checkpoint_writing": config.training.checkpoint_writing,
+        "neighbour_copy_every": config.training.neighbour_copy_every if question.world > 1 else 0,
         "step": step,
         "data_needed": {
             "records_per_second": step["needed_records_per_second"],

@@ -70,6 +70,7 @@ def _exchange(plan: dict[str, Any]) -> list[str]:
     bank = [f"text bank    {number(size / 2**20)} MiB, mapped once on each host"] if size else []
     behind = plan["checkpoint_writing"] == "background"
     copy = ", and as much host memory, ranks together, for the copy that is written behind the steps" if behind else ""
+    copy += "; four times as much host memory for the copies of neighbours" if plan["neighbour_copy_every"] else ""
     have = needed["available_records_per_second"]
     against = f"{number(have)} records/s: {needed['available']}" if have is not None else needed["available"]
     return [

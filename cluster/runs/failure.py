@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from cardialign.data_shards.errors import STOPPED, UserError
 from cardialign.data_shards.files import read_json, write_json
 from cardialign.data_shards.shown import shown
 from cardialign.pretrain.run import fence
-from cardialign.pretrain.run.files import FAILURE, NEXT_GROUP, RESIZE, RESULT, STOP, WORKERS
+from cardialign.pretrain.run.files import FAILURE, NEXT_GROUP, RESIZE, RESULT, STOP, SURVIVORS, WORKERS
 
 KINDS = {
     "UserError": "cardialign.data_shards.errors",
@@ -99,3 +100,4 @@ def clear_requests(run_dir: Path) -> None:
         (run_dir / name).unlink(missing_ok=True)
     for note in (*(run_dir / WORKERS).glob("rank-*"), run_dir / WORKERS / NEXT_GROUP):
         note.unlink(missing_ok=True)
+    shutil.rmtree(run_dir / SURVIVORS, ignore_errors=True)

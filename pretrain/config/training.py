@@ -62,6 +62,10 @@ class TrainingConfig(Strict):
 
     checkpoint_writing: "background", a checkpoint is copied to host memory (one copy of what the rank writes) and
     written behind the steps that follow; "step", the step waits until it is committed.
+    neighbour_copy_every: after every so many steps each worker of `cardialign pretrain` copies what it would write of a
+    checkpoint to its own host memory and to that of the next worker. When a worker dies, those that are left commit a
+    checkpoint from the newest copies, unless two neighbours are gone; then, as with 0, the run goes on from its last
+    checkpoint. The step pays for the copy and for sending it; each worker holds its own part and its neighbour's twice.
     bad_steps: of so many steps whose loss or gradient is not finite, or whose gradient norm is above gradient_limit,
     the update is left out; the next one ends the run.
     """
@@ -78,6 +82,7 @@ class TrainingConfig(Strict):
     checkpoint_every: Positive = 200
     keep_checkpoints: Annotated[int, Field(ge=2, le=MOST)] = 3
     checkpoint_writing: Literal["background", "step"] = "background"
+    neighbour_copy_every: Annotated[int, Field(ge=0, le=MOST)] = 0
     bad_steps: Annotated[int, Field(ge=0, le=MOST)] = 0
     gradient_limit: Annotated[float, Field(gt=0, le=1e12)] | None = None
 

@@ -122,7 +122,7 @@ def _seen(run_dir: Path, fits: Callable[[Mark], bool], seconds: float) -> Mark:
     """What `attempt.json` says once it `fits`. Raises UserError when it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
-        newest = _newest(run_dir)
+        newest = holder(run_dir)
         if newest is not None and fits(newest):
             return newest
         if time.monotonic() > deadline:
@@ -143,7 +143,7 @@ def check(run_dir: Path) -> None:
     mark = held(run_dir)
     if mark is None:
         return
-    newest = _newest(run_dir)
+    newest = holder(run_dir)
     if newest is None or newest.start != mark.start or (mark.group and newest.group != mark.group):
         raise _fenced(run_dir)
 
@@ -163,8 +163,9 @@ def label(run_dir: Path) -> str:
     return "" if mark is None else f"{mark.label}-"
 
 
-def _newest(run_dir: Path) -> Mark | None:
-    """What `attempt.json` says. A look that falls between two states of a network file system is repeated."""
+def holder(run_dir: Path) -> Mark | None:
+    """Who holds the run now: what `attempt.json` says. A look that falls between two states of a network file system is
+    repeated."""
     values: dict[str, Any] | None = None
     for wait in (0.0, 0.05, 0.2):
         time.sleep(wait)

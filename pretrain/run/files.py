@@ -30,6 +30,7 @@ logs/START/rank-K.log  what each worker of a group wrote to stdout and stderr; l
 logs/START/rank-K.stacks   where each rank of a group stood that hung
 workers/rank-K.json    process and host of each worker; rank-K.moved beside it is touched while its loop moves on
 workers/group.json     the worker group that is being started: how many workers, and for how many there was room
+survivors/             which ranks keep copies, and what they and the controller say when a worker has died
 figures/rank-K.json    where the time of each rank went, renewed every few seconds (`cardialign.pretrain.run.figures`)
 ray/                   what Ray Train notes of a start; nothing reads it again
 failure.json           an error that repeating cannot cure, from whichever rank met it first
@@ -50,6 +51,7 @@ RESULT, TRACKING, ATTEMPTS, WORKERS = "result.json", "tracking.json", "attempts.
 MEMORY, COMPUTE, DEATHS, DECISIONS = "memory.json", "compute.json", "deaths.jsonl", "decisions.jsonl"
 STARTS, PAGE = "starts.jsonl", "page.html"
 ATTEMPT, LOGS, RAY, FIGURES = "attempt.json", "logs", "ray", "figures"
+SURVIVORS = "survivors"
 START, START_NOTE, INITIALISED = "start", "start.json", "initialised.json"
 EXPOSURE_SALT = "exposure.salt"
 FAILURE, LOCK, STOP, RESIZE = "failure.json", "driver.lock", "STOP", "RESIZE"

@@ -23,6 +23,7 @@ FOLDERS = (
     files.EARLIER,
     files.BEST,
     files.BAD_STEPS,
+    files.SURVIVORS,
 )
 FILES = (
     files.CONFIG,

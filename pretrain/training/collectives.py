@@ -63,10 +63,10 @@ def fail_together(error: UserError | None) -> None:
             raise found
 
 
-def highest(values: Sequence[int], device: torch.device) -> list[int]:
+def highest(values: Sequence[int], device: torch.device, group: dist.ProcessGroup | None = None) -> list[int]:
     """The largest of the ranks' numbers, place by place, on every rank: one small tensor is exchanged."""
     tensor = torch.tensor(values, dtype=torch.int64, device=device)
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=group)
     return [int(value) for value in tensor.tolist()]
 
 

@@ -42,6 +42,7 @@ from cardialign.pretrain.training.checkpoints.files import committed_path
 from cardialign.pretrain.training.checkpoints.judge import Facts, Resume
 from cardialign.pretrain.training.checkpoints.load import find_resume_point, load_checkpoint, seed_random
 from cardialign.pretrain.training.checkpoints.state import TrainerState
+from cardialign.pretrain.training.checkpoints.survivors.neighbours import Neighbours
 from cardialign.pretrain.training.collectives import first_error, highest, on_rank_zero
 from cardialign.pretrain.training.data import open_bank, open_data, total_steps
 from cardialign.pretrain.training.engine import (
@@ -174,6 +175,7 @@ class _Run:
         self.bad = BadSteps(self.run_dir, config.training, workers, self.start)
         self.told = -1 if self.checkpoint is None else self.start
         self.checkpoints = Checkpoints(self.engine, self.run_dir, workers, config.training, self.told)
+        self.neighbours = Neighbours(self.engine, self.run_dir, workers, config.training)
         fraction = config.data.max_bad_fraction
         if fraction > 0:
             self.quarantine = Quarantine(
@@ -196,7 +198,7 @@ class _Run:
         alarm = CollapseAlarm(config.collapse, warmup_steps(config.schedule, self.schedule[0][1]))
         clock = StepClock(config.training.global_batch, self.workers)
         self.memory.begin()
-        with self._stream() as stream, self.trace or nullcontext(), clock, self.checkpoints:
+        with self._stream() as stream, self.trace or nullcontext(), clock, self.checkpoints, self.neighbours:
             for batch in clock.waits_for(self._agreed(stream, clock)):
                 done, self.digest = batch.step + 1, stream.digest
                 with watched(config, f"step {done}"):
@@ -207,6 +209,9 @@ class _Run:
                 if self.trace is not None:
                     self.trace.write(done, {**values, "digest": self.digest})
                 alarm.check_rank(done, values.get("effective_rank"))
+                if self.neighbours.due(done):
+                    with clock.checkpointing():
+                        self.neighbours.take(self._state(done), None if self.trace is None else self.trace.flush())
                 if done % config.training.checkpoint_every == 0:
                     self._save(done, clock)
                 clock.tell(self.run_dir, done, self.last)
@@ -355,15 +360,18 @@ class _Run:
                 self.quarantine.settle(stream, batch)
             yield batch
 
-    def _save(self, step: int, clock: StepClock) -> None:
-        self.memory.look(self.checkpoints.host_bytes)
+    def _state(self, step: int) -> TrainerState:
         config = json.loads(json.dumps(self.config.resolved()))
-        state = TrainerState(
+        return TrainerState(
             step, self.digest, config, self.selection.fingerprint, self.workers.world_size, ORDER_VERSION, self.loss,
             spec=self.shard_set.spec, shards_fingerprint=self.shard_set.fingerprint,
             bank_digest=self._bank_digest,
             plan=self.schedule if len(self.schedule) > 1 else None,
         )  # fmt: skip
+
+    def _save(self, step: int, clock: StepClock) -> None:
+        self.memory.look(self.checkpoints.host_bytes + self.neighbours.host_bytes)
+        state = self._state(step)
         with clock.checkpointing():
             self.checkpoints.finish()  # the one before
             self._settled(clock)

@@ -312,7 +312,7 @@ def run_of(folder: Path) -> Result:
     json.dumps(state.to_dict())
     lines = SpoolReader(folder / "metrics.jsonl").read()
     trace = read_trace(folder)
-    newest = fence._newest(folder)
+    newest = fence.holder(folder)
     tracking, config = TrackingState.load(folder), stored_config(folder)
     return repr((str(failure), state.step, state.loss, len(lines), len(trace), newest, tracking, config))
 

@@ -112,6 +112,7 @@ class Keeper:
             return True  # an error that a restart cannot cure: the driver raises and notes it
         self._look()
         lost = self._lost(0.0)
+        cause = self._told_by_survivors(cause)  # the group is there until this returns
         decision = self.decider.died(
             self._with_lost(cause, lost),
             node_lost=taken is not None or bool(lost),
@@ -128,7 +129,7 @@ class Keeper:
         there = self._look()
         lost = self._lost(LOST_SECONDS)
         if lost:
-            cause = self._with_lost("", lost)
+            cause = self._with_lost(self._told_by_survivors(""), lost)
             if self.decider.died(cause, node_lost=True, committed=self._committed()) is not None:
                 raise UserError(f"training failed: {cause}, and {self.decider.failures} worker groups have died", AGAIN)
             return self._instead(room(self.asked, there, self.ours, self.gone | lost))
@@ -149,6 +150,7 @@ class Keeper:
         """The size of the group that takes the place of one whose ranks do not move, as after a death."""
         still = f"nothing has moved for {self.hangs.still_seconds:.0f} s"
         cause = shown(f"hang: {still}; {stacks.take(self.run_dir, self._ranks)}")[:LONGEST_CAUSE]
+        cause = self._told_by_survivors(cause)[:LONGEST_CAUSE]
         with contextlib.suppress(OSError):
             told = {"time": time.time(), "cause": cause, "starts": starts_of(self.run_dir)}
             append_line(self.run_dir / DEATHS, told)
@@ -199,6 +201,12 @@ class Keeper:
     def _with_lost(self, cause: str, lost: frozenset[str]) -> str:
         told = [f"node {self._names.get(node, node)} is gone" for node in sorted(lost)]
         return shown("; ".join([*told, *([cause] if cause else [])]))[:LONGEST_CAUSE]
+
+    def _told_by_survivors(self, cause: str) -> str:
+        """`cause`, and what those that are left of the group have committed."""
+        from cardialign.pretrain.training.checkpoints.survivors.word import ask_survivors
+
+        return "; ".join(each for each in (ask_survivors(self.run_dir, self.start), cause) if each)
 
     def _step(self) -> int:
         return max((int(line["step"]) for line in spool_end(self.run_dir / METRICS)), default=0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Mapping
@@ -48,16 +47,16 @@ HURRY_SECONDS = 20.0
 
 
 class Writing(threading.Thread):
-    """One checkpoint on its way to the disk, on one rank.
+    """One checkpoint on its way to the disk, on one rank: all ranks are `writers`, and rank 0 `commits`.
 
-    error: why it was not written, once the thread has ended. seconds: until it was committed, on other ranks than 0
-    until their receipt.
+    error: why it was not written, once the thread has ended. seconds: until it was committed, on ranks that do not
+    commit until their receipt.
     """
 
     def __init__(self, run_dir: Path, state: TrainerState, share: Share, workers: Workers, keep: int) -> None:
         super().__init__(name=f"checkpoint-{state.step}", daemon=True)
         self.run_dir, self.state, self.share, self.keep = run_dir, state, share, keep
-        self.rank, self.world_size = workers.rank, workers.world_size
+        self.rank, self.writers, self.commits = workers.rank, set(range(workers.world_size)), 0
         self.folder = files.temporary_path(run_dir, state.step)
         self.error: UserError | None = None
         self.seconds = 0.0
@@ -67,14 +66,14 @@ class Writing(threading.Thread):
 
     @property
     def committed(self) -> bool:
-        """Whether this rank knows it: rank 0 alone."""
-        return self.rank == 0 and not self.is_alive() and self.error is None
+        """Whether this rank knows it: the one that commits."""
+        return self.rank == self.commits and not self.is_alive() and self.error is None
 
     def run(self) -> None:
         try:
             entries = self._write()
             self._leave_receipt({"files": entries})
-            if self.rank == 0:
+            if self.rank == self.commits:
                 self._commit()
         except UserError as error:
             self.error = error
@@ -116,12 +115,12 @@ class Writing(threading.Thread):
             self._arrived(name, files.FileFacts(entry["sha256"], entry["bytes"]))
         files.remove(self.folder / RECEIPTS)
         self._go_on()
-        commit_and_prune(self.run_dir, self.state, entries, self.keep)
+        commit_and_prune(self.run_dir, self.state, entries, self.keep, self.folder)
 
     def _all_receipts(self) -> dict[str, Any]:
         """Name -> digest and size of the files of all ranks. Raises CheckpointError of a rank that could not write, or
         that has stood still for longer than `patience`."""
-        missing, entries = set(range(self.world_size)), dict[str, Any]()
+        missing, entries = set(self.writers), dict[str, Any]()
         last, moved = None, time.monotonic()
         while True:
             for rank in sorted(missing):
@@ -136,7 +135,7 @@ class Writing(threading.Thread):
                 return entries
             self._go_on()
             now = time.monotonic()
-            if (seen := _sizes(self.folder)) != last:
+            if (seen := files.sizes_below(self.folder)) != last:
                 last, moved = seen, now
             elif now - moved > self.patience:
                 named = ", ".join(map(str, sorted(missing)))
@@ -153,12 +152,12 @@ class Writing(threading.Thread):
             time.sleep(LOOK_SECONDS)
 
     def _clear_up(self, error: UserError) -> None:
-        """Rank 0 takes the folder away, first its name from those who still write; others say what went wrong."""
+        """Who commits takes the folder away, first its name from those who still write; others say what went wrong."""
         log.warning("checkpoint=%s action=give-up reason=%s", self.folder, error.problem)
         if fence.fenced_out(self.run_dir):
             return  # the folder is the successor's to sweep
         try:
-            if self.rank > 0:
+            if self.rank != self.commits:
                 problem = error.problem.partition(f"rank {self.rank}: ")[2] or error.problem
                 text = json.dumps({"problem": problem.partition(" (")[0]})
                 commit_file(self._receipt(self.rank), lambda temporary: temporary.write_text(text), durable=False)
@@ -174,25 +173,12 @@ class Writing(threading.Thread):
         self.patience = min(self.patience, HURRY_SECONDS)
         self.join()
         last, moved = None, time.monotonic()
-        while self.rank > 0 and self.error is None and self.folder.exists():
+        while self.rank != self.commits and self.error is None and self.folder.exists():
             if fence.fenced_out(self.run_dir) or time.monotonic() - moved > self.patience:
                 return
-            if (seen := _sizes(self.folder)) != last:
+            if (seen := files.sizes_below(self.folder)) != last:
                 last, moved = seen, time.monotonic()
             time.sleep(LOOK_SECONDS)
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    """What changes while files are written; of a folder that is renamed or taken away meanwhile what is still there."""
-    found = {}
-    for place, _, names in os.walk(folder):  # unlike a glob, it takes a folder that is gone for an empty one
-        for name in names:
-            path = os.path.join(place, name)
-            try:
-                found[path] = os.stat(path).st_size
-            except OSError:
-                continue
-    return found
 
 
 class Checkpoints:
@@ -225,7 +211,7 @@ class Checkpoints:
             return
         folder = files.temporary_path(self.run_dir, state.step)
         raise_together(problem, self.run_dir, folder)
-        on_rank_zero(lambda: _open(self.run_dir, folder))
+        on_rank_zero(lambda: open_behind(self.run_dir, folder))
         share, problem = take_share(self.engine, folder, state, self.workers, self._buffers)
         raise_together(problem, self.run_dir, folder)
         self._writing = Writing(self.run_dir, state, share, self.workers, self.keep)
@@ -280,7 +266,8 @@ class Checkpoints:
         writing.wait_for_commit()
 
 
-def _open(run_dir: Path, folder: Path) -> None:
+def open_behind(run_dir: Path, folder: Path) -> None:
+    """Make the folder that the threads write into, by one process. Raises CheckpointError where it cannot be made."""
     open_folder(run_dir, folder)
     try:
         (folder / RECEIPTS).mkdir()

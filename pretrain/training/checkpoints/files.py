@@ -2,6 +2,7 @@
 
 checkpoints/.tmp-HOLDER-step-00000120/   being written (HOLDER: which worker group); the next start sweeps it away
     receipts/rank-00000.json       which files a rank has written, where it is written behind the steps (`background`)
+checkpoints/.tmp-HOLDER-survivors-step-...   the same, by those who are left of a group (`survivors`)
 checkpoints/step-00000120/         committed: every file fsynced and listed with its sha256, then the folder renamed
     manifest.json                  that list
     engine/                        DeepSpeed's files: weights, optimizer state, one shard per rank under ZeRO
@@ -58,7 +59,9 @@ REPLACED = "replaced by a checkpoint of the same step"
 PREFIX = "step-"
 COMMITTED = re.compile(PREFIX + "([0-9]+)")
 TEMPORARY = ".tmp-"
-_UNFINISHED = re.compile(re.escape(TEMPORARY) + r"(?:prune-|read-|[^/]{1,8}\.[0-9]+-)?(?:universal-)?step-[0-9]+")
+_UNFINISHED = re.compile(
+    re.escape(TEMPORARY) + r"(?:prune-|read-|[^/]{1,8}\.[0-9]+-)?(?:universal-|survivors-)?step-[0-9]+"
+)
 _TOP = frozenset((ENGINE, "rng", "receipts", STATE, WEIGHTS, MANIFEST))
 """What lies at the top of a checkpoint, finished or not."""
 _BEING_WRITTEN = re.compile(rf"\.(?:{'|'.join(map(re.escape, sorted(_TOP)))})\..+\.tmp")
@@ -98,6 +101,11 @@ def temporary_path(run_dir: Path, step: int) -> Path:
     return checkpoints_folder(run_dir) / f"{TEMPORARY}{fence.label(run_dir)}{PREFIX}{step:08d}"
 
 
+def survivors_path(run_dir: Path, step: int) -> Path:
+    """Where the survivors of a group write: their last checkpoint may be on its way to the same step."""
+    return checkpoints_folder(run_dir) / f"{TEMPORARY}{fence.label(run_dir)}survivors-{PREFIX}{step:08d}"
+
+
 def rng_file(folder: Path, rank: int) -> Path:
     return folder / "rng" / f"rank-{rank:05d}.pt"
 
@@ -105,6 +113,19 @@ def rng_file(folder: Path, rank: int) -> Path:
 def files_below(folder: Path) -> list[str]:
     """Relative names of all files but the manifest, sorted."""
     return names_below(folder, (MANIFEST,))
+
+
+def sizes_below(folder: Path) -> dict[str, int]:
+    """What changes while files are written; of a folder that is renamed or taken away meanwhile what is still there."""
+    found: dict[str, int] = {}
+    for place, _, names in os.walk(folder):  # unlike a glob, it takes a folder that is gone for an empty one
+        for name in names:
+            path = os.path.join(place, name)
+            try:
+                found[path] = os.stat(path).st_size
+            except OSError:
+                continue
+    return found
 
 
 def seal(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -116,12 +137,15 @@ def seal(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def commit(run_dir: Path, step: int, entries: Mapping[str, Mapping[str, Any]], summary: Mapping[str, Any]) -> Path:
+def commit(
+    run_dir: Path, step: int, entries: Mapping[str, Mapping[str, Any]], summary: Mapping[str, Any],
+    temporary: Path | None = None,
+) -> Path:  # fmt: skip
     """Write the manifest and rename the temporary folder to its final name: the rename is the commit marker.
 
-    Called by one process.
+    Called by one process. temporary: another folder than `temporary_path` has the files.
     """
-    temporary, final = temporary_path(run_dir, step), committed_path(run_dir, step)
+    temporary, final = temporary or temporary_path(run_dir, step), committed_path(run_dir, step)
     manifest = {
         "version": FORMAT_VERSION,
         "step": step,

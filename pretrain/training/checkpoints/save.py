@@ -90,8 +90,13 @@ def save_checkpoint(
         raise not_written(str(error), run_dir) from None
 
 
-def commit_and_prune(run_dir: Path, state: TrainerState, entries: dict[str, dict[str, Any]], keep: int) -> Path:
-    """The last act of a checkpoint whose files are all there, by one process. Raises OSError where it fails."""
+def commit_and_prune(
+    run_dir: Path, state: TrainerState, entries: dict[str, dict[str, Any]], keep: int, folder: Path | None = None
+) -> Path:
+    """The last act of a checkpoint whose files are all there, by one process. Raises OSError where it fails.
+
+    folder: as `temporary` of `files.commit`.
+    """
     summary = {
         "world_size": state.world_size,
         "digest": state.digest,
@@ -99,7 +104,7 @@ def commit_and_prune(run_dir: Path, state: TrainerState, entries: dict[str, dict
     }
     if (run_dir / METRICS).exists():
         sync(run_dir / METRICS)  # no checkpoint without the trace up to it
-    path = files.commit(run_dir, state.step, entries, summary)
+    path = files.commit(run_dir, state.step, entries, summary, folder)
     log.info("checkpoint=%s action=commit step=%d", path, state.step)
     try:
         prune(run_dir, keep, written=path)

@@ -138,6 +138,7 @@ class _Copies:
     def __init__(self, writer: Any, folder: Path, buffers: HostBuffers, archives: dict[str, Records]) -> None:
         self.writer, self.folder, self.buffers, self.archives = writer, folder, buffers, archives
         self.problem: str | None = None
+        self.makedirs = lambda path, exist_ok=False: None  # nothing is written now: who writes later makes the folders
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.writer, name)

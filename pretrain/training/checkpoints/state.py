@@ -39,6 +39,7 @@ HARMLESS = (
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "training.checkpoint_writing",
+    "training.neighbour_copy_every",
     "training.bad_steps",  # of a step that went well they change nothing
     "training.gradient_limit",
     "collapse.",
@@ -95,15 +96,24 @@ class TrainerState:
                 "use the release that wrote it, or bring it back from a copy; moved out of its folder, the checkpoint "
                 "before it is the newest",
             )
+        return TrainerState.of(values)
+
+    @staticmethod
+    def of(values: dict[str, Any]) -> TrainerState:
+        """The state whose values a run of ours has written."""
         spec, plan = values.pop("spec", None), values.pop("plan", None)
         stretches = None if plan is None else tuple((first, total) for first, total in plan)
         return TrainerState(**values, spec=None if spec is None else SignalSpec(**spec), plan=stretches)
 
-    def write(self, path: Path) -> None:
+    def text(self) -> str:
+        """What stands in the file."""
         values = asdict(self)
         if self.plan is None:
             del values["plan"]  # earlier releases do not know the word
-        (path / STATE).write_text(json.dumps(values, indent=1))
+        return json.dumps(values, indent=1)
+
+    def write(self, path: Path) -> None:
+        (path / STATE).write_text(self.text())
 
 
 def _named_step(path: Path) -> int | None:

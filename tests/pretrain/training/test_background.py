@@ -123,7 +123,7 @@ def shares(world: int) -> list[Share]:
 
 
 def begun(run_dir: Path, world: int = 2) -> list[Writing]:
-    background._open(run_dir, files.temporary_path(run_dir, 6))
+    background.open_behind(run_dir, files.temporary_path(run_dir, 6))
     state = state_of(6, RunConfig(), world)
     workers = [engines.Workers(rank, world, torch.device("cpu")) for rank in range(world)]
     return [Writing(run_dir, state, share, each, 2) for share, each in zip(shares(world), workers, strict=True)]
@@ -307,8 +307,8 @@ def test_a_folder_that_is_renamed_under_a_look_is_none_and_no_error(tmp_path: Pa
     """Rank 0 commits while the others, whose run has failed, look whether it still writes."""
     (tmp_path / "receipts").mkdir()
     (tmp_path / "model").write_bytes(b"12345")
-    assert list(background._sizes(tmp_path).values()) == [5]
-    assert background._sizes(tmp_path / "committed meanwhile") == {}
+    assert list(files.sizes_below(tmp_path).values()) == [5]
+    assert files.sizes_below(tmp_path / "committed meanwhile") == {}
 
 
 @pytest.mark.processes

@@ -24,6 +24,7 @@ from cardialign.cluster.runs.deciding.policies import KeptRetries
 from cardialign.cluster.watching.decisions import read_decisions
 from cardialign.data_shards.errors import UserError
 from cardialign.pretrain.run.files import DEATHS, DECISIONS, FAILURE, METRICS, NEXT_GROUP, RESIZE, STOP
+from cardialign.pretrain.training.checkpoints.survivors import word
 
 
 class Cluster:
@@ -240,6 +241,35 @@ def test_a_group_that_does_not_move_is_ended_as_one_that_died_and_counts_as_one(
     with pytest.raises(UserError, match=r"hang: .*rank 1 .*, and 2 worker groups have died") as ended:
         hangs()
     assert "--hang-minutes" in ended.value.remedy
+
+
+@pytest.mark.parametrize("how", ["death", "node", "hang", "failure"])
+def test_the_survivors_of_a_group_are_asked_once_however_it_was_lost_and_the_decision_tells_of_it(
+    how: str, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    told = "survivors committed step 22 (rank 1's part from rank 0)"
+    monkeypatch.setattr(word, "ask_survivors", lambda run_dir, start: asked.append(start) or told)
+    monkeypatch.setattr(module.stacks, "take", lambda _, nodes: "rank 1 is stopped")
+    run = Run(tmp_path, cluster, Sizes(1, 2))
+    run.keeper.hangs.now = cluster.clock
+    run.begin()
+    policy, died = KeptRetries(FailureConfig(), run.settings), WorkerGroupError("died", {1: OSError("gone")})
+    if how == "failure":  # which no restart cures
+        (tmp_path / FAILURE).write_text('{"type": "DataError"}')
+        assert policy.make_decision(died) is FailureDecision.RAISE
+        assert asked == [] and read_decisions(tmp_path) == []
+        return
+    if how == "death":
+        assert policy.make_decision(died) is FailureDecision.RETRY
+        run.begin()
+    if how == "node":
+        cluster.answering.discard("b")
+        assert run.look() is None and run.look(LOST_SECONDS + 1) == 1
+    if how == "hang":
+        assert any(run.look(2) is not None for _ in range(700))
+    assert asked == [run.settings.start]
+    assert told in read_decisions(tmp_path)[0].cause
 
 
 def test_a_run_that_was_asked_to_stop_is_not_started_again_for_a_hang(tmp_path: Path, cluster: Cluster) -> None:
