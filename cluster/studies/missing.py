@@ -168,7 +168,7 @@ def missing_lines(table: dict[str, Any]) -> list[str]:
     ]
     for row in table["rows"]:
         at = {each["leads"]: each for each in row["cells"] if each["time"] == 0}
-        lines.append(_line([row["variant"], f"{at[0]['auroc']['value']:.3f}", *(_cell(at[k]) for k in numbers)]))
+        lines.append(_line([row["variant"], _whole(at[0]), *(_cell(at[k]) for k in numbers)]))
     lines += ["", "The same with these leads alone:", "", *_markdown(["", *heads])]
     lines += [_line([row["variant"], *(_cell(each) for each in row["presets"])]) for row in table["rows"]]
     for row in table["rows"]:
@@ -176,13 +176,19 @@ def missing_lines(table: dict[str, Any]) -> list[str]:
         lines += ["", *_markdown(head)]
         for number in table["leads"]:
             own = [each for each in row["cells"] if each["leads"] == number]
-            lines.append(_line([str(number), *map(_cell, own)]))
+            lines.append(
+                _line([str(number), *(_cell(each) if number or each["time"] else _whole(each) for each in own)])
+            )
     return lines
+
+
+def _whole(figures: dict[str, Any]) -> str:
+    return f"{figures['auroc']['value']:.3f}"
 
 
 def _cell(figures: dict[str, Any]) -> str:
     lost = {key: math.nan if value is None else 100 * value for key, value in figures["lost"].items()}
-    return f"{figures['auroc']['value']:.3f}, {-lost['value']:+.1f} ({between(lost['low'], lost['high'], '.1f')})"
+    return f"{_whole(figures)}, {round(-lost['value'], 1) + 0.0:+.1f} ({between(lost['low'], lost['high'], '.1f')})"
 
 
 def _markdown(head: Sequence[str]) -> list[str]:
