@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.training.checkpoints import files
+from cardialign.pretrain.training.checkpoints.files import MANIFEST
 from cardialign.pretrain.training.checkpoints.state import TrainerState
 from cardialign.pretrain.training.schedule import Plan
 
@@ -25,6 +27,17 @@ def write_checkpoint(
     TrainerState(step, "digest", resolved, selection, 1, 1, plan=plan).write(folder)
     entries = files.seal(folder, files.files_below(folder))
     return files.commit(run_dir, step, entries, {"world_size": 2})
+
+
+def state_of(step: int, config: RunConfig, world: int) -> TrainerState:
+    return TrainerState(step, "digest", json.loads(json.dumps(config.resolved())), "selection", world, 1)
+
+
+def content(path: Path) -> dict[str, Any]:
+    """Every file of a checkpoint, and its manifest but for the time."""
+    found: dict[str, Any] = {name: (path / name).read_bytes() for name in files.files_below(path)}
+    manifest = json.loads((path / MANIFEST).read_text())
+    return found | {MANIFEST: {key: manifest[key] for key in ("version", "step", "summary", "files")}}
 
 
 def resealed(path: Path, state: bytes) -> None:

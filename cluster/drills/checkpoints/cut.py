@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from cardialign.cluster.drills.checkpoints.damage import each_kind_damaged
+from cardialign.cluster.drills.damage import cut_off
 from cardialign.cluster.drills.drill import Drill
 from cardialign.cluster.drills.ground import Ground
 from cardialign.cluster.drills.outcome import Outcome
 
 
 def run(ground: Ground) -> Outcome:
-    def cut(path: Path) -> None:
-        os.truncate(path, ground.random.randrange(path.stat().st_size))
-
-    return each_kind_damaged(ground, "cut", cut)
+    return each_kind_damaged(ground, "cut", lambda path: cut_off(path, ground.random))
 
 
 DRILL = Drill(

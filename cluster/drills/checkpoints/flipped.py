@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cardialign.cluster.drills.checkpoints.damage import each_kind_damaged
+from cardialign.cluster.drills.damage import flip_bit
 from cardialign.cluster.drills.drill import Drill
 from cardialign.cluster.drills.ground import Ground
 from cardialign.cluster.drills.outcome import Outcome
 
 
 def run(ground: Ground) -> Outcome:
-    def flip(path: Path) -> None:
-        content = bytearray(path.read_bytes())
-        content[ground.random.randrange(len(content))] ^= 1 << ground.random.randrange(8)
-        path.write_bytes(content)
-
-    return each_kind_damaged(ground, "bit-flipped", flip)
+    return each_kind_damaged(ground, "bit-flipped", lambda path: flip_bit(path, ground.random))
 
 
 DRILL = Drill(

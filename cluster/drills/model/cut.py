@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
+from cardialign.cluster.drills.damage import cut_off
 from cardialign.cluster.drills.drill import Drill
 from cardialign.cluster.drills.ground import Ground
 from cardialign.cluster.drills.model.damage import each_file_damaged
@@ -12,10 +10,7 @@ from cardialign.cluster.drills.outcome import Outcome
 
 
 def run(ground: Ground) -> Outcome:
-    def cut(path: Path) -> None:
-        os.truncate(path, ground.random.randrange(path.stat().st_size))
-
-    return each_file_damaged(ground, "model-cut", cut)
+    return each_file_damaged(ground, "model-cut", lambda path: cut_off(path, ground.random))
 
 
 DRILL = Drill(

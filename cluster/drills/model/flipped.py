@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from cardialign.cluster.drills.damage import flip_bit
 from cardialign.cluster.drills.drill import Drill
 from cardialign.cluster.drills.ground import Ground
 from cardialign.cluster.drills.model.damage import each_file_damaged
@@ -11,12 +10,7 @@ from cardialign.cluster.drills.outcome import Outcome
 
 
 def run(ground: Ground) -> Outcome:
-    def flip(path: Path) -> None:
-        content = bytearray(path.read_bytes())
-        content[ground.random.randrange(len(content))] ^= 1 << ground.random.randrange(8)
-        path.write_bytes(content)
-
-    return each_file_damaged(ground, "model-flipped", flip)
+    return each_file_damaged(ground, "model-flipped", lambda path: flip_bit(path, ground.random))
 
 
 DRILL = Drill(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import resource
@@ -28,25 +27,13 @@ from cardialign.pretrain.training.checkpoints.condition import newest_sound
 from cardialign.pretrain.training.checkpoints.files import MANIFEST, CheckpointError
 from cardialign.pretrain.training.checkpoints.save import save_checkpoint
 from cardialign.pretrain.training.checkpoints.snapshot import HostBuffers, Share, records_of, write_archive
-from cardialign.pretrain.training.checkpoints.state import TrainerState
 from cardialign.pretrain.training.loop import train
 from tests.support import two_towers
-from tests.support.checkpoints import write_checkpoint
+from tests.support.checkpoints import content, state_of, write_checkpoint
 from tests.support.processes import run_ranks
 from tests.support.tiny_shards import config_for, make_shards
 
 STAGES = (0, 1, 2, 3)
-
-
-def state_of(step: int, config: RunConfig, world: int) -> TrainerState:
-    return TrainerState(step, "digest", json.loads(json.dumps(config.resolved())), "selection", world, 1)
-
-
-def content(path: Path) -> dict[str, Any]:
-    """Every file of a checkpoint, and its manifest but for the time."""
-    found: dict[str, Any] = {name: (path / name).read_bytes() for name in files.files_below(path)}
-    manifest = json.loads((path / MANIFEST).read_text())
-    return found | {MANIFEST: {key: manifest[key] for key in ("version", "step", "summary", "files")}}
 
 
 def both_ways(rank: int, world: int, root: Path, wanted: list[tuple[int, str]]) -> dict[str, tuple[bool, int, int]]:

@@ -17,7 +17,6 @@ from cardialign.pretrain.training import engine as engines
 from cardialign.pretrain.training.checkpoints import files
 from cardialign.pretrain.training.checkpoints.background import open_behind
 from cardialign.pretrain.training.checkpoints.condition import newest_sound
-from cardialign.pretrain.training.checkpoints.files import MANIFEST
 from cardialign.pretrain.training.checkpoints.save import save_checkpoint
 from cardialign.pretrain.training.checkpoints.snapshot import HostBuffers, Share, records_of
 from cardialign.pretrain.training.checkpoints.state import TrainerState
@@ -28,24 +27,13 @@ from cardialign.pretrain.training.checkpoints.survivors.neighbours import Neighb
 from cardialign.pretrain.training.checkpoints.survivors.word import Word, ask_survivors, choose
 from cardialign.pretrain.training.engine import Workers
 from tests.support import two_towers
-from tests.support.checkpoints import write_checkpoint
+from tests.support.checkpoints import content, state_of, write_checkpoint
 from tests.support.processes import run_ranks
 
 START = "a" * 32
 MARK = fence.Mark(START, 1)
 NEWEST = 3
 """The step of the last copies that all ranks hold, in the tests with processes."""
-
-
-def state_of(step: int, config: RunConfig, world: int) -> TrainerState:
-    return TrainerState(step, "digest", json.loads(json.dumps(config.resolved())), "selection", world, 1)
-
-
-def content(path: Path) -> dict[str, Any]:
-    """Every file of a checkpoint, and its manifest but for the time."""
-    found: dict[str, Any] = {name: (path / name).read_bytes() for name in files.files_below(path)}
-    manifest = json.loads((path / MANIFEST).read_text())
-    return found | {MANIFEST: {key: manifest[key] for key in ("version", "step", "summary", "files")}}
 
 
 def write_trace(run_dir: Path, steps: int) -> None:
