@@ -16,7 +16,8 @@ from cardialign.pretrain.run.integrity import DIGESTS
 
 def each_file_damaged(ground: Ground, name: str, damage: Callable[[Path], None]) -> Outcome:
     """Damage one file after the other of a copy of an exported encoder; each time it must be refused by the name of the
-    file. A digest list may have lost what is no part of the encoder: then it is the same encoder, by its digest."""
+    file. A damaged digest list says a wrong digest or name of another file: it must be refused, by whichever name, or
+    be the same encoder, by its digest, where it has lost what is no part of it."""
     from cardialign.pretrain.export.from_run import export_run
     from cardialign.pretrain.export.opening import open_encoder
 
@@ -32,7 +33,8 @@ def each_file_damaged(ground: Ground, name: str, damage: Callable[[Path], None])
             opened = open_encoder(folder).digest
         except UserError as error:
             said = f"{error.problem} {error.remedy}"
-            require(path.name in said and error.remedy, f"{path.name}: the refusal does not name it: {said}")
+            named = path.name in said or path.name == DIGESTS
+            require(named and error.remedy, f"{path.name}: the refusal does not name it: {said}")
         else:
             require(path.name == DIGESTS and opened == digest, f"{path.name}: the damaged encoder was loaded")
         shutil.rmtree(folder)
