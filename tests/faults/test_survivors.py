@@ -39,7 +39,7 @@ def train_undisturbed(rank: int, world: int, config: RunConfig, run_dir: str) ->
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("stage", "copies", "rank"), [(1, 1, 1), (2, 4, 0)])
+@pytest.mark.parametrize(("stage", "copies", "rank"), [(1, 1, 1), pytest.param(2, 4, 0, marks=pytest.mark.deployment)])
 def test_run_whose_worker_is_killed_goes_on_from_what_the_survivor_has_committed(
     stage: int, copies: int, rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

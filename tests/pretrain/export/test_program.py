@@ -1,6 +1,6 @@
 """The encoder of every method's recipe leaves as a program: a run that has been trained must not end at its export.
 
-Those of the main recipe are exported by the demo.
+Those of the main recipe are exported by the demo. An encoder that several recipes share is traced once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ from cardialign.pretrain.export.program import save_program
 LARGE = ("-published", "-base", "-xl", "-small", "-vit", "-stage-2")
 """Recipes whose encoder is a smaller one's in other sizes."""
 
-RECIPES = [name for name in recipe_names() if not name.endswith(LARGE) and not name.startswith("cardialign-")]
+
+def one_of_each_encoder() -> list[str]:
+    """A recipe for every encoder, with every way of normalising, that small recipes name."""
+    names = [name for name in recipe_names() if not name.endswith(LARGE) and not name.startswith("cardialign-")]
+    found: dict[tuple[str, str], str] = {}
+    for name in names:
+        config = load_config(name)
+        found.setdefault((config.encoder.model_dump_json(), config.data.normalisation), name)
+    return list(found.values())
+
+
+RECIPES = one_of_each_encoder()
 
 
 @pytest.mark.slow
