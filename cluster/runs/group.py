@@ -110,6 +110,12 @@ class GroupBackend(_TorchBackend):
                 raise
             raise WorkerGroupStartupFailedError(str(error)) from error
 
+    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+        """The process group ends before its workers do, where all of them are there: Ray waits 30 s for one that is
+        not, and a run that goes on elsewhere would wait with it."""
+        if keeper.takes_leave(backend_config.start):
+            super().on_shutdown(worker_group, backend_config)
+
 
 class Deaths(UserCallback):
     """Lives in the controller: notes what ended a worker group, which its successor could not tell any more."""

@@ -63,6 +63,12 @@ def keeper_of(settings: KeeperSettings) -> Keeper:
     return _keepers[settings.start]
 
 
+def takes_leave(start: str) -> bool:
+    """Whether the ranks of the group that ends can take leave of each other: not where one is lost or does not move,
+    which the others would wait for."""
+    return start not in _keepers or _keepers[start].whole
+
+
 def entered(start: str, nodes: list[str]) -> None:
     """The ranks of a new worker group have entered the run, on these nodes."""
     if start in _keepers:
@@ -84,6 +90,7 @@ class Keeper:
         self._alive: frozenset[str] = frozenset()
         self._taken: set[str] = set()
         self._looked = float("-inf")
+        self.whole = True
 
     def next_size(self) -> int:
         """How many workers the next group has; called while there is none."""
@@ -99,7 +106,7 @@ class Keeper:
         return size
 
     def entered(self, nodes: list[str]) -> None:
-        self.ours, self._ranks = Counter(nodes), nodes
+        self.ours, self._ranks, self.whole = Counter(nodes), nodes, True
         self.hangs.begin()
         self.decider.started()
         self._look()
@@ -112,6 +119,7 @@ class Keeper:
             return True  # an error that a restart cannot cure: the driver raises and notes it
         self._look()
         lost = self._lost(0.0)
+        self.whole = not lost
         cause = self._told_by_survivors(cause)  # the group is there until this returns
         decision = self.decider.died(
             self._with_lost(cause, lost),
@@ -129,6 +137,7 @@ class Keeper:
         there = self._look()
         lost = self._lost(LOST_SECONDS)
         if lost:
+            self.whole = False
             cause = self._with_lost(self._told_by_survivors(""), lost)
             if self.decider.died(cause, node_lost=True, committed=self._committed()) is not None:
                 raise UserError(f"training failed: {cause}, and {self.decider.failures} worker groups have died", AGAIN)
@@ -148,6 +157,7 @@ class Keeper:
 
     def _after_hang(self, there: list[Node]) -> int:
         """The size of the group that takes the place of one whose ranks do not move, as after a death."""
+        self.whole = False
         still = f"nothing has moved for {self.hangs.still_seconds:.0f} s"
         cause = shown(f"hang: {still}; {stacks.take(self.run_dir, self._ranks)}")[:LONGEST_CAUSE]
         cause = self._told_by_survivors(cause)[:LONGEST_CAUSE]

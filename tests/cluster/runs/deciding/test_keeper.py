@@ -156,6 +156,39 @@ def test_a_fixed_number_goes_the_same_way_and_waits_for_its_node(tmp_path: Path,
     assert run.look(1000) is None and run.look(1000) is None and not (tmp_path / RESIZE).exists()
 
 
+def test_ranks_take_leave_of_each_other_unless_one_of_them_cannot_answer(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cardialign.cluster.runs.group import GroupBackend, GroupConfig, _TorchBackend
+
+    waited: list[object] = []
+    monkeypatch.setattr(_TorchBackend, "on_shutdown", lambda self, group, config: waited.append(group))
+    run = Run(tmp_path, cluster, Sizes(1, 2))
+
+    def ends() -> bool:
+        """Whether Ray waits for all ranks of a group that ends now."""
+        waited.clear()
+        GroupBackend().on_shutdown("group", GroupConfig(run_dir=str(tmp_path), start=run.settings.start))
+        return waited == ["group"]
+
+    run.begin()
+    assert ends(), "all of them are there"
+    run.keeper.died("rank 1: killed")
+    assert ends(), "one that died answers for its end at once"
+    cluster.answering.remove("b")
+    run.keeper.died("rank 0: connection reset")
+    assert not ends(), "its node says nothing any more"
+    run.begin()
+    assert ends(), "the next group is whole"
+    cluster.answering.clear()
+    assert run.look(1) is None and run.look(LOST_SECONDS) is not None and not ends()
+    cluster.answering |= {"a", "b"}
+    monkeypatch.setattr(module.stacks, "take", lambda *_: "stacks")
+    monkeypatch.setattr(run.keeper.hangs, "look", lambda: True)
+    run.begin()
+    assert ends() and run.look(2) is not None and not ends(), "a rank that does not move"
+
+
 def test_a_stop_that_was_asked_for_comes_before_any_growth(tmp_path: Path, cluster: Cluster) -> None:
     run = Run(tmp_path, cluster, Sizes(1, 2))
     cluster.alive.remove("b")
