@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable
@@ -10,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardialign.cluster.studies.cells import config_of, first_config_of, origin_of_cell
+from cardialign.cluster.studies import cells
+from cardialign.cluster.studies.cells import config_of, first_config_of, origin_of_cell, run_cell
 from cardialign.cluster.studies.check import check, configs_of
-from cardialign.cluster.studies.design import FLOORS, Cell, Design, First, Variant, cells_of
-from cardialign.cluster.studies.origin import CONFIG, RECIPE, Origin
-from cardialign.cluster.studies.outcome import Setting
+from cardialign.cluster.studies.design import FLOORS, Cell, Design, First, Variant, cells_of, digest_of
+from cardialign.cluster.studies.origin import CONFIG, FIRST, FIRST_RECIPE, RECIPE, Origin, plain
+from cardialign.cluster.studies.outcome import CELL, NotLearnt, Setting, refuse_not_learnt
 from cardialign.cluster.studies.scoring import rank_of, scored_by_labels, task_of
 from cardialign.cluster.studies.training import RUN
 from cardialign.data_shards.errors import UsageError
@@ -57,6 +59,65 @@ def test_of_two_trainings_both_count_and_both_decide_what_a_cell_is(
     broken = dataclasses.replace(cell, variant=dataclasses.replace(TWO, first=First("heartlang-quantiser-tiny", 33)))
     with pytest.raises(UsageError, match=r"first training of variant two: .* does not divide the 33 records"):
         first_config_of(broken, here)
+
+
+def test_a_cell_of_two_recipes_that_gained_a_key_at_its_default_stays_good(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path
+) -> None:
+    cell, here, config = two_trainings(planted)
+    origin = origin_of_cell(cell, config, here, four_folds)
+
+    def earlier(**changes: object) -> str:
+        """A cell as a release wrote it that had no `slow_read_seconds`; the digest of what it was made from."""
+        facts = {part: copy.deepcopy(origin.facts[part]) for part in (CONFIG, FIRST)}
+        facts[FIRST]["training"] |= changes
+        for part, name in ((CONFIG, RECIPE), (FIRST, FIRST_RECIPE)):
+            del facts[part]["data"]["slow_read_seconds"]
+            elsewhere = {**facts[part], "data": {**facts[part]["data"], "shards": "/somewhere/else"}}
+            (tmp_path / name).write_text(json.dumps(elsewhere))
+        return digest_of({**origin.facts, **facts})
+
+    digest = earlier()
+    assert digest != origin.digest and origin.is_of(tmp_path, digest)
+    assert not origin.is_of(tmp_path, earlier(lead_dropout=0.5)), "another first recipe"
+    earlier()
+    written = json.loads((tmp_path / FIRST_RECIPE).read_text())
+    (tmp_path / FIRST_RECIPE).write_text(json.dumps({**written, "seed": 7}))
+    assert not origin.is_of(tmp_path, digest), "a first recipe that was changed afterwards"
+    for broken in ("", "[]", "{", '{"data": 3}'):
+        (tmp_path / FIRST_RECIPE).write_text(broken)
+        assert not origin.is_of(tmp_path, digest)
+
+
+@pytest.mark.parametrize("collapses", [0, 1, 2])
+def test_of_two_trainings_both_recipes_stay_beside_the_cell_whichever_collapses(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collapses: int
+) -> None:
+    """And a release that reads them with a key more gives it no second chance."""
+    cell, here, config = two_trainings(planted)
+    trained: list[Path] = []
+
+    def train(config: RunConfig, folder: Path, lock: int, says: object) -> None:
+        trained.append(folder)
+        if len(trained) == collapses:
+            raise NotLearnt("every record looks the same", "lower the rate")
+        (folder / RECIPE).write_text(json.dumps(plain(config)))
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cells, "train", train)
+    with pytest.raises(NotLearnt if collapses else KeyboardInterrupt):
+        run_cell(cell, config, here, tmp_path / "cell", four_folds)
+    kept = json.loads((tmp_path / "cell" / FIRST_RECIPE).read_text())
+    first = first_config_of(cell, here)
+    assert first is not None and kept == plain(first) and not (tmp_path / "cell" / CELL).exists()
+    if collapses:
+        origin = origin_of_cell(cell, config, here, four_folds)
+        facts = {part: {**origin.facts[part], "gained": 1} for part in (CONFIG, FIRST)}
+        later = Origin({**origin.facts, **facts})
+        monkeypatch.setattr(Origin, "says", lambda self, written: True)
+        with pytest.raises(NotLearnt, match="every record looks the same"):
+            refuse_not_learnt(tmp_path / "cell", later)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +197,8 @@ def test_a_study_without_words_has_two_stages_shares_of_labels_and_networks_from
     cell = tmp_path / "out" / "cells" / "b-fold4-seed0"
     trained = json.loads((cell / RECIPE).read_text())
     assert trained["init_from"] == str(cell / "first" / RUN) and not (cell / "first").exists()
+    before = json.loads((cell / FIRST_RECIPE).read_text())
+    assert before["method"]["name"] == "heartlang_quantiser" and before["training"]["steps"] == 1
     files = {path.relative_to(cell.parent): path.read_bytes() for path in cell.parent.rglob("*.npz")}
     again = cardialign(*words)
     assert again.json["rows"] == first.json["rows"]
