@@ -124,7 +124,8 @@ class HeartLang(Method):
                 f"init_from: its quantiser is another one than method.quantiser, words and code_width say:\n{shown}",
                 "set method.quantiser, method.words and method.code_width to the encoder and the method of that run",
             )
-        if not bool(found["quantiser.words.book.started"]):
+        started = found["quantiser.words.book.started"]
+        if not started.is_meta and not bool(started):  # on `meta`, before stage 1 is trained, nothing is known of it
             raise UserError("init_from: the start has no words yet, its book was never begun", "train it first")
         rest = {name: tensor for name, tensor in weights.items() if not name.startswith(("ecg.", "words."))}
         return {**rest, **found}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -19,7 +20,7 @@ from cardialign.cluster.studies.origin import CONFIG, FIRST, FIRST_RECIPE, RECIP
 from cardialign.cluster.studies.outcome import CELL, NotLearnt, Setting, refuse_not_learnt
 from cardialign.cluster.studies.scoring import rank_of, scored_by_labels, task_of
 from cardialign.cluster.studies.training import RUN
-from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.evaluation.probing import tuned
@@ -87,6 +88,52 @@ def test_a_cell_of_two_recipes_that_gained_a_key_at_its_default_stays_good(
     for broken in ("", "[]", "{", '{"data": 3}'):
         (tmp_path / FIRST_RECIPE).write_text(broken)
         assert not origin.is_of(tmp_path, digest)
+
+
+@pytest.mark.parametrize(
+    ("first", "recipe", "change", "words"),
+    [
+        (
+            "heartlang-quantiser-tiny",
+            "heartlang-tiny",
+            {"method.words": 128},
+            r"words \(128, 32\): the source has shape",
+        ),
+        ("heartlang-quantiser-tiny", "heartlang-tiny", {"data.normalisation": "zscore"}, "the source's was none"),
+        ("heartlang-quantiser-tiny", "heartlang-tiny", {"method.quantiser.heads": 4}, "source was trained with 2"),
+        ("heartlang-quantiser-tiny", "heartlang-tiny", {"init_fresh": []}, "init_from: the encoder of its first training, heartlang-quantiser-tiny is another one"),
+        ("cpc-tiny", "heartlang-tiny", {}, "the start has no words for heartbeats"),
+        ("heartlang-tiny", "heartlang-tiny", {"seed": 0}, "its first training: method heartlang goes on from what"),
+        (None, "heartlang-tiny", {}, ": method heartlang goes on from what"),
+        ("heartlang-quantiser-tiny", "heartlang-tiny", {}, None),
+    ],
+)
+def test_what_the_second_training_cannot_go_on_from_is_told_before_the_first_one(
+    four_folds: ShardSet, planted: Setting, first: str | None, recipe: str, change: dict[str, object], words: str | None
+) -> None:
+    before = None if first is None else First(first, 32)
+    variant, of = Variant("two", "", change, recipe, before), ("probe",)
+    design = Design("mine", "cardialign-tiny", "two", (variant,), 96, False, of)
+    here = dataclasses.replace(planted, overrides=("training.global_batch=16",), measures=of, records=96)
+    cells = cells_of(design, [4], 1)
+    configs = configs_of(design, cells, here)
+    if words is None:
+        check(design, cells, configs, here, four_folds)
+    else:
+        with pytest.raises(UserError, match=rf"^study mine, variant two(.|\n)*{words}"):
+            check(design, cells, configs, here, four_folds)
+
+
+def test_two_variants_that_differ_in_their_first_training_alone_are_two(four_folds: ShardSet, planted: Setting) -> None:
+    one, two = (Variant(name, "", {}, "heartlang-tiny", TWO.first) for name in ("one", "two"))
+    of, here = ("probe",), dataclasses.replace(planted, overrides=("training.global_batch=16",), measures=("probe",))
+    here = dataclasses.replace(here, records=96)
+    other = dataclasses.replace(two, first=First("heartlang-quantiser-tiny", 48))
+    for variants, alike in (((one, two), True), ((one, other), False)):
+        design = Design("mine", "cardialign-tiny", "one", variants, 96, False, of)
+        cells = cells_of(design, [4], 1)
+        with pytest.raises(UsageError, match="one and two train the same") if alike else contextlib.nullcontext():
+            check(design, cells, configs_of(design, cells, here), here, four_folds)
 
 
 @pytest.mark.parametrize("collapses", [0, 1, 2])
