@@ -101,7 +101,12 @@ def test_a_cell_of_two_recipes_that_gained_a_key_at_its_default_stays_good(
         ),
         ("heartlang-quantiser-tiny", "heartlang-tiny", {"data.normalisation": "zscore"}, "the source's was none"),
         ("heartlang-quantiser-tiny", "heartlang-tiny", {"method.quantiser.heads": 4}, "source was trained with 2"),
-        ("heartlang-quantiser-tiny", "heartlang-tiny", {"init_fresh": []}, "init_from: the encoder of its first training, heartlang-quantiser-tiny is another one"),
+        (
+            "heartlang-quantiser-tiny",
+            "heartlang-tiny",
+            {"init_fresh": []},
+            "init_from: the encoder of its first training, heartlang-q",
+        ),
         ("cpc-tiny", "heartlang-tiny", {}, "the start has no words for heartbeats"),
         ("heartlang-tiny", "heartlang-tiny", {"seed": 0}, "its first training: method heartlang goes on from what"),
         (None, "heartlang-tiny", {}, ": method heartlang goes on from what"),
