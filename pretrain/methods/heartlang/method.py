@@ -23,13 +23,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.stream.batch import Batch
-from cardialign.pretrain.config import EncoderConfig, MethodConfig, RunConfig, Width
+from cardialign.pretrain.config import EncoderConfig, MethodConfig, RunConfig, Width, refuse
 from cardialign.pretrain.encoders.base import create_encoder
 from cardialign.pretrain.encoders.beat_transformer import BeatTransformer, BeatTransformerConfig
 from cardialign.pretrain.methods.base import Method, ReportBank, StepLoss, Tensors
@@ -58,6 +58,13 @@ class HeartLangConfig(MethodConfig):
     words: Words = 8192
     code_width: Width = 128
     quantiser: BeatTransformerConfig = BeatTransformerConfig(size="base", depth=4, heads=2, mlp_ratio=8 / 3)
+
+    @model_validator(mode="after")
+    def _names_heartbeats(self) -> HeartLangConfig:
+        kind = BeatTransformerConfig.model_fields["name"].default
+        wrong = f"quantiser.name {self.quantiser.name!r}: heartbeats are named by a {kind}; leave it out"
+        refuse([wrong] if self.quantiser.name != kind else [])
+        return self
 
 
 class HeartLang(Method):
