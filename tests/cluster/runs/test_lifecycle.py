@@ -61,7 +61,7 @@ def test_a_stage_1_that_does_not_serve_stage_2_is_named_before_ray(
     spec, words = ShardSet.open(shards).spec, "method.words=24"
     first = load_config("heartlang-quantiser-tiny", [*SMALL, f"data.shards={shards}", words])
     method = create_method(first, spec)
-    method.words.book.started.fill_(1)  # type: ignore[union-attr]
+    method.state_dict()["words.book.started"].fill_(1)
     second = [*SMALL, f"data.shards={shards}", f"init_from={tmp_path / 'first'}"]
     with monkeypatch.context() as patched:
         patched.setattr(initialise, "open_start", lambda source: initialise.start_of(method, first, spec))
