@@ -102,17 +102,19 @@ def _try_out(config: RunConfig, spec: SignalSpec) -> None:
 
     from cardialign.pretrain.encoders.base import create_encoder
     from cardialign.pretrain.methods.base import create_method, method_class
-    from cardialign.pretrain.training.initialise import check_start, open_start, require_start
+    from cardialign.pretrain.training.initialise import check_start, check_whole_start, open_start, require_start
 
     require_start(config)
-    if config.init_from is not None:
-        start = open_start(Path(config.init_from))
+    start = None if config.init_from is None else open_start(Path(config.init_from))
+    if start is not None:
         with torch.device("meta"):
             encoder = create_encoder(config.encoder, spec, config.data.normalisation)
         check_start(encoder, config, start)
     if config.text.trainable == "frozen" or not method_class(config).reports:  # else it would load a language model
         with torch.device("meta"):
-            create_method(config, spec)
+            method = create_method(config, spec)
+        if start is not None:
+            check_whole_start(method, config, start)
 
 
 def _bank(part: MixturePart, config: RunConfig) -> dict[str, Any]:

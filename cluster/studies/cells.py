@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from cardialign.cluster.studies import missing
 from cardialign.cluster.studies.design import Cell, Design
 from cardialign.cluster.studies.measures import MEASURES
-from cardialign.cluster.studies.origin import CONFIG, FIRST, Origin, plain
+from cardialign.cluster.studies.origin import CONFIG, FIRST, FIRST_RECIPE, RECIPE, Origin, plain
 from cardialign.cluster.studies.outcome import (
     NotLearnt,
     Outcome,
@@ -190,10 +190,13 @@ def _trained(cell: Cell, config: RunConfig, setting: Setting, folder: Path, orig
     try:
         if first is not None:
             (folder / FIRST).mkdir(exist_ok=True)
-            train(first, folder / FIRST, lock, Origin({CONFIG: origin.facts[FIRST]}).says)
+            write_json(folder / FIRST_RECIPE, plain(first), indent=1)
+            train(first, folder / FIRST, lock, None if origin.first is None else origin.first.says)
             config = config.model_copy(update={"init_from": str(folder.absolute() / FIRST / RUN)})
         train(config, folder, lock, origin.says)
     except NotLearnt as error:
+        if not (folder / RUN).exists():  # the first training collapsed: the second one has left no recipe
+            write_json(folder / RECIPE, plain(config), indent=1)
         write_not_learnt(folder, origin.digest, error)
         raise
     finally:  # a training that is stopped and goes on has cost both parts

@@ -16,8 +16,11 @@ from cardialign.cluster.studies.scoring import task_of, words_of
 from cardialign.data_shards.errors import UsageError, UserError
 
 if TYPE_CHECKING:
+    from cardialign.data_shards.record import SignalSpec
     from cardialign.data_shards.shard_set.shard_set import ShardSet
     from cardialign.pretrain.config import RunConfig
+    from cardialign.pretrain.methods.base import Method
+    from cardialign.pretrain.training.initialise import Start
 
 
 def configs_of(design: Design, cells: Sequence[Cell], setting: Setting) -> dict[str, RunConfig]:
@@ -33,9 +36,9 @@ def check(
     """configs: as `configs_of` makes them. Returns how many patients of each fold kept out are in the others, too.
 
     Raises UsageError for a method without words, two variants that train the same or see different numbers of records
-    where the study says one, and a start that has seen what it is
-    tested on; DataError for a fold without labelled records; UserError where no class of a fold can be learnt or
-    ranked, or a start cannot be read.
+    where the study says one, and a start that has seen what it is tested on; DataError for a fold without labelled
+    records; UserError where no class of a fold can be learnt or ranked, a start cannot be read, or the second of two
+    trainings cannot go on from the first.
     """
     from cardialign.pretrain.methods.base import method_class
 
@@ -49,7 +52,8 @@ def check(
                 f"{where}, variant {cell.variant.name}: method {config.method.name} reads no reports",
                 "choose a method with reports, or write `measures: [probe]` in the study, which scores words otherwise",
             )
-        trained = {**config.resolved(), "name": ""}  # a name trains nothing
+        before = first_config_of(cell, setting)
+        trained = {**config.resolved(), "name": "", "first": before and {**before.resolved(), "name": ""}}  # not names
         same = made.setdefault(f"{cell.fold} {cell.seed} {digest_of(trained)}", cell.variant.name)
         if same != cell.variant.name:
             raise UsageError(
@@ -57,6 +61,7 @@ def check(
                 "leave one of them out with --only, or mend what it sets",
             )
     _check_records(design, cells, configs)
+    _check_stages(design, cells, configs, setting, shard_set.spec)
     _check_starts(design, cells, configs, setting, shard_set)
     return {fold: _check_fold(fold, setting, shard_set) for fold in sorted({cell.fold for cell in cells})}
 
@@ -91,6 +96,55 @@ def _check_records(design: Design, cells: Sequence[Cell], configs: Mapping[str, 
             f"study {design.name} shows as many records to every variant, and here they see different numbers: {told}",
             "set training.global_batch with training.steps, or leave both to the study",
         )
+
+
+def _check_stages(
+    design: Design, cells: Sequence[Cell], configs: Mapping[str, RunConfig], setting: Setting, spec: SignalSpec
+) -> None:
+    """What every training starts from serves it, also what the first of two will have learnt: raises UserError as the
+    training would, before any of them has cost anything. Nothing is allocated."""
+    from cardialign.pretrain.training.initialise import open_start
+
+    for cell in {cell.variant.name: cell for cell in cells}.values():  # of folds and seeds one is as good as another
+        first, config = first_config_of(cell, setting), configs[cell.name]
+        where = f"study {design.name}, variant {cell.variant.name}"
+        for each, words in ((first, f"{where}, its first training"), (config, where)):
+            if each is None:
+                continue
+            try:
+                if each is config and first is not None and cell.variant.first is not None:
+                    start = _learnt_by(first, spec)
+                    each = each.model_copy(update={"init_from": f"its first training, {cell.variant.first.recipe}"})
+                else:
+                    start = None if each.init_from is None else open_start(Path(each.init_from))
+                _check_start(each, start, spec)
+            except UserError as error:
+                raise type(error)(f"{words}: {error.problem}", error.remedy) from None
+
+
+def _learnt_by(config: RunConfig, spec: SignalSpec) -> Start | None:
+    """What another training may start from once this one is done, on no device; None where its report encoder is not on
+    this machine."""
+    from cardialign.pretrain.training.initialise import start_of
+
+    method = _method_of(config, spec)
+    return None if method is None else start_of(method, config, spec)
+
+
+def _check_start(config: RunConfig, start: Start | None, spec: SignalSpec) -> None:
+    from cardialign.pretrain.training.initialise import check_whole_start, require_start
+
+    require_start(config)
+    method = None if start is None else _method_of(config, spec)
+    if method is not None and start is not None:
+        check_whole_start(method, config, start)
+
+
+def _method_of(config: RunConfig, spec: SignalSpec) -> Method | None:
+    from cardialign.pretrain.benchmarks.counts import sized_method, text_on_this_machine
+
+    text, _ = text_on_this_machine(config)
+    return None if text is None else sized_method(config.model_copy(update={"text": text}), spec)
 
 
 def _check_starts(

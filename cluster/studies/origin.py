@@ -1,6 +1,7 @@
 """What a cell follows from: configuration, records, prompts; and whether a cell that is there follows from the same.
 
-A recipe that gained a key since, at a default that changes nothing, is the same recipe: its cells stay good.
+A recipe that gained a key since, at a default that changes nothing, is the same recipe: its cells stay good. That
+holds of each of two trainings; a cell from before the first one's recipe was kept beside it is judged by the second's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 RECIPE = "recipe.yaml"
 """Beside a cell: the configuration that was trained, each key of it, in JSON (which is YAML)."""
+FIRST_RECIPE = "first_recipe.yaml"
+"""Beside a cell of two trainings: that of the first one."""
 CONFIG, FIRST = "config", "first"
 
 
@@ -51,8 +54,8 @@ class Origin:
     def is_of(self, folder: Path, digest: object) -> bool:
         """Whether what lies in `folder`, made from what `digest` is of, follows from this.
 
-        It does where the digests are equal. It does too where the recipe beside it is proven by that digest and says
-        the same as this configuration once the keys that it does not name have their defaults.
+        It does where the digests are equal. It does too where the recipes beside it are proven by that digest and say
+        the same as these configurations once the keys that they do not name have their defaults.
         """
         if digest == self.digest:
             return True
@@ -60,8 +63,17 @@ class Origin:
             return False
         with contextlib.suppress(OSError, ValueError, UserError, LookupError, TypeError):
             written = parse_json(read_bytes(folder / RECIPE))
-            return digest_of({**self.facts, CONFIG: self._placed(written)}) == digest and self.says(written)
+            facts, same = {**self.facts, CONFIG: self._placed(written)}, self.says(written)
+            if self.first is not None and (folder / FIRST_RECIPE).is_file():
+                written = parse_json(read_bytes(folder / FIRST_RECIPE))
+                facts[FIRST], same = self.first._placed(written), same and self.first.says(written)
+            return same and digest_of(facts) == digest
         return False
+
+    @property
+    def first(self) -> Origin | None:
+        """What the first of two trainings follows from, its records aside; None where there is one training."""
+        return Origin({CONFIG: self.facts[FIRST]}) if FIRST in self.facts else None
 
     def says(self, written: Any) -> bool:
         """Whether a configuration that was written down is this one. Raises UserError for none of today."""

@@ -58,7 +58,8 @@ class LeadMaskingConfig(Strict):
 
 class TrainingConfig(Strict):
     """Global batch and duration decide the result;
-    micro-batch, ZeRO stage and world size only decide speed and memory.
+    micro-batch, ZeRO stage and world size only decide speed and memory (and which parts `encoder.dropout` and
+    `encoder.drop_path` drop, where a recipe has them).
 
     checkpoint_writing: "background", a checkpoint is copied to host memory (one copy of what the rank writes) and
     written behind the steps that follow; "step", the step waits until it is committed.

@@ -67,7 +67,7 @@ class CrtConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> CrtConfig:
-        problems = head_problems(self.decoder_width, self.decoder_heads)
+        problems = head_problems(self.decoder_width, self.decoder_heads, of="decoder_")
         if self.first_share > self.last_share:
             problems.append(f"first_share {self.first_share:g} is above last_share {self.last_share:g}; exchange them")
         refuse(problems)

@@ -65,7 +65,7 @@ class JepaConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> JepaConfig:
-        problems = head_problems(self.predictor_width, self.predictor_heads)
+        problems = head_problems(self.predictor_width, self.predictor_heads, of="predictor_")
         if self.least_shown > self.most_shown:
             problems.append(f"least_shown {self.least_shown:g} is above most_shown {self.most_shown:g}; exchange them")
         refuse(problems)

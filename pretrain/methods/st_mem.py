@@ -19,14 +19,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.stream.batch import Batch
-from cardialign.pretrain.config import Depth, MethodConfig, RunConfig, Width
-from cardialign.pretrain.encoders.blocks.temporal import TemporalEncoder
+from cardialign.pretrain.config import Depth, MethodConfig, RunConfig, Width, refuse
+from cardialign.pretrain.encoders.blocks.temporal import TemporalEncoder, head_problems
 from cardialign.pretrain.encoders.vit1d import Vit1d
 from cardialign.pretrain.methods.base import Method, ReportBank, StepLoss, Tensors
 from cardialign.pretrain.methods.parts.draws import Draws
@@ -44,6 +44,11 @@ class StMemConfig(MethodConfig):
     decoder_width: Width = 256
     decoder_depth: Depth = 4
     decoder_heads: Depth = 4
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> StMemConfig:
+        refuse(head_problems(self.decoder_width, self.decoder_heads, of="decoder_"))
+        return self
 
 
 class StMem(Method):

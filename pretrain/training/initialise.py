@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import EncoderConfig, RunConfig
 from cardialign.pretrain.config.named import encoder_section
 from cardialign.pretrain.encoders.base import EcgEncoder
@@ -143,19 +144,8 @@ def initialise(method: Method, config: RunConfig, start: Start) -> Initialised:
     may have them. Raises UserError naming what differs, the encoder's tensors that are missing or of another shape, and
     fresh prefixes that fit nothing.
     """
-    fresh, source = config.init_fresh, str(config.init_from)
-    own = method.state_dict()
-    unknown = [prefix for prefix in fresh if not any(name.startswith(prefix) for name in own)]
-    if unknown:
-        raise UserError(
-            f"init_fresh: no tensor of the method begins with {', '.join(unknown)}",
-            f"prefixes there are: {', '.join(sorted({name.split('.')[0] + '.' for name in own}))}",
-        )
-    check_start(method.ecg, config, start)
-    weights = method.taken(start.weights, start.encoder)
-    wanted = {name: tensor for name, tensor in own.items() if not (fresh and name.startswith(tuple(fresh)))}
-    loaded = {name: weights[name] for name, tensor in wanted.items() if _fits(weights, name, tensor)}
-    _check_reports(loaded, config, start)
+    source, own = str(config.init_from), method.state_dict()
+    weights, loaded = _matched(method, config, start)
     method.load_state_dict(loaded, strict=False)
     result = Initialised(
         source,
@@ -180,6 +170,37 @@ def initialise(method: Method, config: RunConfig, start: Start) -> Initialised:
             ", ".join(anew),
         )
     return result
+
+
+def check_whole_start(method: Method, config: RunConfig, start: Start) -> None:
+    """Raises UserError as `initialise` does, and loads nothing: method and start may be on no device."""
+    _matched(method, config, start)
+
+
+def start_of(method: Method, config: RunConfig, spec: SignalSpec) -> Start:
+    """What another run may start from once this one, whose method may be on no device, is trained."""
+    values = config.resolved()
+    origin = {"method": config.method.name}
+    return Start(
+        method.state_dict(), config.encoder, config.data.normalisation, spec.sampling_rate, origin, _text_of(values)
+    )
+
+
+def _matched(method: Method, config: RunConfig, start: Start) -> tuple[Mapping[str, Tensor], dict[str, Tensor]]:
+    """The tensors of a start by the method's names, and those of them that it takes. Raises as `initialise`."""
+    fresh, own = config.init_fresh, method.state_dict()
+    unknown = [prefix for prefix in fresh if not any(name.startswith(prefix) for name in own)]
+    if unknown:
+        raise UserError(
+            f"init_fresh: no tensor of the method begins with {', '.join(unknown)}",
+            f"prefixes there are: {', '.join(sorted({name.split('.')[0] + '.' for name in own}))}",
+        )
+    check_start(method.ecg, config, start)
+    weights = method.taken(start.weights, start.encoder)
+    wanted = {name: tensor for name, tensor in own.items() if not (fresh and name.startswith(tuple(fresh)))}
+    loaded = {name: weights[name] for name, tensor in wanted.items() if _fits(weights, name, tensor)}
+    _check_reports(loaded, config, start)
+    return weights, loaded
 
 
 def check_start(ecg: EcgEncoder, config: RunConfig, start: Start) -> None:

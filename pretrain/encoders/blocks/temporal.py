@@ -28,17 +28,18 @@ from cardialign.kernels.attention import (
 from cardialign.pretrain.encoders.blocks.age_film import AgeFilm, Ages
 
 
-def head_problems(width: int, heads: int, mlp_ratio: float = 1.0) -> list[str]:
+def head_problems(width: int, heads: int, mlp_ratio: float = 1.0, of: str = "") -> list[str]:
     """What keeps `heads` from sharing `width`, or a block from having an MLP, each as "what is wrong; what to do".
 
-    Empty when nothing does.
+    Empty when nothing does. of: what stands before `width`, `heads` and `mlp_ratio` in the user's keys.
     """
     if round(width * mlp_ratio) < 1:
-        return [f"mlp_ratio {mlp_ratio:g} of width {width} leaves no unit; choose a larger one"]
+        return [f"{of}mlp_ratio {mlp_ratio:g} of {of}width {width} leaves no unit; choose a larger one"]
     if width % heads:
-        return [f"width {width} is not a multiple of heads {heads}; choose another width or heads"]
+        return [f"{of}width {width} is not a multiple of {of}heads {heads}; choose another {of}width or {of}heads"]
     if (width // heads) % 2:
-        return [f"width / heads = {width // heads} is odd; choose an even head size (rotary positions turn pairs)"]
+        size = f"{of}width / {of}heads = {width // heads}"
+        return [f"{size} is odd; choose an even head size (rotary positions turn pairs)"]
     return []
 
 

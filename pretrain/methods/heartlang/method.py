@@ -23,13 +23,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.record import STANDARD_LEADS, SignalSpec
 from cardialign.data_shards.stream.batch import Batch
-from cardialign.pretrain.config import EncoderConfig, MethodConfig, RunConfig, Width
+from cardialign.pretrain.config import EncoderConfig, MethodConfig, RunConfig, Width, refuse
 from cardialign.pretrain.encoders.base import create_encoder
 from cardialign.pretrain.encoders.beat_transformer import BeatTransformer, BeatTransformerConfig
 from cardialign.pretrain.methods.base import Method, ReportBank, StepLoss, Tensors
@@ -58,6 +58,13 @@ class HeartLangConfig(MethodConfig):
     words: Words = 8192
     code_width: Width = 128
     quantiser: BeatTransformerConfig = BeatTransformerConfig(size="base", depth=4, heads=2, mlp_ratio=8 / 3)
+
+    @model_validator(mode="after")
+    def _names_heartbeats(self) -> HeartLangConfig:
+        kind = BeatTransformerConfig.model_fields["name"].default
+        wrong = f"quantiser.name {self.quantiser.name!r}: heartbeats are named by a {kind}; leave it out"
+        refuse([wrong] if self.quantiser.name != kind else [])
+        return self
 
 
 class HeartLang(Method):
@@ -124,7 +131,8 @@ class HeartLang(Method):
                 f"init_from: its quantiser is another one than method.quantiser, words and code_width say:\n{shown}",
                 "set method.quantiser, method.words and method.code_width to the encoder and the method of that run",
             )
-        if not bool(found["quantiser.words.book.started"]):
+        started = found["quantiser.words.book.started"]
+        if not started.is_meta and not bool(started):  # on `meta`, before stage 1 is trained, nothing is known of it
             raise UserError("init_from: the start has no words yet, its book was never begun", "train it first")
         rest = {name: tensor for name, tensor in weights.items() if not name.startswith(("ecg.", "words."))}
         return {**rest, **found}

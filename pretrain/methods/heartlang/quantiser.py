@@ -62,7 +62,7 @@ class HeartLangQuantiserConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> HeartLangQuantiserConfig:
-        refuse(head_problems(self.decoder_width, self.decoder_heads, self.decoder_mlp_ratio))
+        refuse(head_problems(self.decoder_width, self.decoder_heads, self.decoder_mlp_ratio, "decoder_"))
         return self
 
 

@@ -23,6 +23,7 @@ from cardialign.pretrain.export.write import export_encoder
 from cardialign.pretrain.methods.base import create_method
 from cardialign.pretrain.run.files import CONFIG, EARLIER, PAGE, RESULT, START, START_NOTE, STOP, TRACKING
 from cardialign.pretrain.run.integrity import write_digests
+from cardialign.pretrain.training import initialise
 from cardialign.pretrain.training.checkpoints.files import committed_path
 from cardialign.pretrain.training.data import open_data
 from tests.support.checkpoints import flip, nothing_changes, write_checkpoint
@@ -51,6 +52,25 @@ def test_a_start_from_another_encoder_is_named_before_ray(shards: Path, tmp_path
     ):
         prepare(config_of(shards, "encoder.width=32", f"init_from={tmp_path / 'narrow'}"))
     assert prepare(config_of(shards, "encoder.width=24", f"init_from={tmp_path / 'narrow'}"))["records"] > 0
+
+
+def test_a_stage_1_that_does_not_serve_stage_2_is_named_before_ray(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own encoder begins anew, so that the quantiser's weights are all there is to compare."""
+    spec, words = ShardSet.open(shards).spec, "method.words=24"
+    first = load_config("heartlang-quantiser-tiny", [*SMALL, f"data.shards={shards}", words])
+    method = create_method(first, spec)
+    method.state_dict()["words.book.started"].fill_(1)
+    second = [*SMALL, f"data.shards={shards}", f"init_from={tmp_path / 'first'}"]
+    with monkeypatch.context() as patched:
+        patched.setattr(initialise, "open_start", lambda source: initialise.start_of(method, first, spec))
+        assert prepare(load_config("heartlang-tiny", [*second, words]))["records"] > 0
+        with pytest.raises(UserError, match=r"its quantiser is another one .*\n.*words \(25, 32\): the source has"):
+            prepare(load_config("heartlang-tiny", [*second, "method.words=25"]))
+    export_encoder(first, method.state_dict(), tmp_path / "export", training={}, spec=spec, program=False)
+    with pytest.raises(UserError, match="the start has no words for heartbeats"):
+        prepare(load_config("heartlang-tiny", [*second, words, f"init_from={tmp_path / 'export'}"]))
 
 
 def test_a_method_that_cannot_use_the_encoder_is_named_before_ray(shards: Path) -> None:

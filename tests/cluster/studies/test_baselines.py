@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import json
 from collections.abc import Callable
@@ -10,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardialign.cluster.studies.cells import config_of, first_config_of, origin_of_cell
+from cardialign.cluster.studies import cells
+from cardialign.cluster.studies.cells import config_of, first_config_of, origin_of_cell, run_cell
 from cardialign.cluster.studies.check import check, configs_of
-from cardialign.cluster.studies.design import FLOORS, Cell, Design, First, Variant, cells_of
-from cardialign.cluster.studies.origin import CONFIG, RECIPE, Origin
-from cardialign.cluster.studies.outcome import Setting
+from cardialign.cluster.studies.design import FLOORS, Cell, Design, First, Variant, cells_of, digest_of
+from cardialign.cluster.studies.origin import CONFIG, FIRST, FIRST_RECIPE, RECIPE, Origin, plain
+from cardialign.cluster.studies.outcome import CELL, NotLearnt, Setting, refuse_not_learnt
 from cardialign.cluster.studies.scoring import rank_of, scored_by_labels, task_of
 from cardialign.cluster.studies.training import RUN
-from cardialign.data_shards.errors import UsageError
+from cardialign.data_shards.errors import UsageError, UserError
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from cardialign.pretrain.config import RunConfig
 from cardialign.pretrain.evaluation.probing import tuned
@@ -57,6 +60,116 @@ def test_of_two_trainings_both_count_and_both_decide_what_a_cell_is(
     broken = dataclasses.replace(cell, variant=dataclasses.replace(TWO, first=First("heartlang-quantiser-tiny", 33)))
     with pytest.raises(UsageError, match=r"first training of variant two: .* does not divide the 33 records"):
         first_config_of(broken, here)
+
+
+def test_a_cell_of_two_recipes_that_gained_a_key_at_its_default_stays_good(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path
+) -> None:
+    cell, here, config = two_trainings(planted)
+    origin = origin_of_cell(cell, config, here, four_folds)
+
+    def earlier(**changes: object) -> str:
+        """A cell as a release wrote it that had no `slow_read_seconds`; the digest of what it was made from."""
+        facts = {part: copy.deepcopy(origin.facts[part]) for part in (CONFIG, FIRST)}
+        facts[FIRST]["training"] |= changes
+        for part, name in ((CONFIG, RECIPE), (FIRST, FIRST_RECIPE)):
+            del facts[part]["data"]["slow_read_seconds"]
+            elsewhere = {**facts[part], "data": {**facts[part]["data"], "shards": "/somewhere/else"}}
+            (tmp_path / name).write_text(json.dumps(elsewhere))
+        return digest_of({**origin.facts, **facts})
+
+    digest = earlier()
+    assert digest != origin.digest and origin.is_of(tmp_path, digest)
+    assert not origin.is_of(tmp_path, earlier(lead_dropout=0.5)), "another first recipe"
+    earlier()
+    written = json.loads((tmp_path / FIRST_RECIPE).read_text())
+    (tmp_path / FIRST_RECIPE).write_text(json.dumps({**written, "seed": 7}))
+    assert not origin.is_of(tmp_path, digest), "a first recipe that was changed afterwards"
+    for broken in ("", "[]", "{", '{"data": 3}'):
+        (tmp_path / FIRST_RECIPE).write_text(broken)
+        assert not origin.is_of(tmp_path, digest)
+
+
+@pytest.mark.parametrize(
+    ("first", "recipe", "change", "words"),
+    [
+        (
+            "heartlang-quantiser-tiny",
+            "heartlang-tiny",
+            {"method.words": 128},
+            r"words \(128, 32\): the source has shape",
+        ),
+        ("heartlang-quantiser-tiny", "heartlang-tiny", {"data.normalisation": "zscore"}, "the source's was none"),
+        ("heartlang-quantiser-tiny", "heartlang-tiny", {"method.quantiser.heads": 4}, "source was trained with 2"),
+        (
+            "heartlang-quantiser-tiny",
+            "heartlang-tiny",
+            {"init_fresh": []},
+            "init_from: the encoder of its first training, heartlang-q",
+        ),
+        ("cpc-tiny", "heartlang-tiny", {}, "the start has no words for heartbeats"),
+        ("heartlang-tiny", "heartlang-tiny", {"seed": 0}, "its first training: method heartlang goes on from what"),
+        (None, "heartlang-tiny", {}, ": method heartlang goes on from what"),
+        ("heartlang-quantiser-tiny", "heartlang-tiny", {}, None),
+    ],
+)
+def test_what_the_second_training_cannot_go_on_from_is_told_before_the_first_one(
+    four_folds: ShardSet, planted: Setting, first: str | None, recipe: str, change: dict[str, object], words: str | None
+) -> None:
+    before = None if first is None else First(first, 32)
+    variant, of = Variant("two", "", change, recipe, before), ("probe",)
+    design = Design("mine", "cardialign-tiny", "two", (variant,), 96, False, of)
+    here = dataclasses.replace(planted, overrides=("training.global_batch=16",), measures=of, records=96)
+    cells = cells_of(design, [4], 1)
+    configs = configs_of(design, cells, here)
+    if words is None:
+        check(design, cells, configs, here, four_folds)
+    else:
+        with pytest.raises(UserError, match=rf"^study mine, variant two(.|\n)*{words}"):
+            check(design, cells, configs, here, four_folds)
+
+
+def test_two_variants_that_differ_in_their_first_training_alone_are_two(four_folds: ShardSet, planted: Setting) -> None:
+    one, two = (Variant(name, "", {}, "heartlang-tiny", TWO.first) for name in ("one", "two"))
+    of, here = ("probe",), dataclasses.replace(planted, overrides=("training.global_batch=16",), measures=("probe",))
+    here = dataclasses.replace(here, records=96)
+    other = dataclasses.replace(two, first=First("heartlang-quantiser-tiny", 48))
+    for variants, alike in (((one, two), True), ((one, other), False)):
+        design = Design("mine", "cardialign-tiny", "one", variants, 96, False, of)
+        cells = cells_of(design, [4], 1)
+        with pytest.raises(UsageError, match="one and two train the same") if alike else contextlib.nullcontext():
+            check(design, cells, configs_of(design, cells, here), here, four_folds)
+
+
+@pytest.mark.parametrize("collapses", [0, 1, 2])
+def test_of_two_trainings_both_recipes_stay_beside_the_cell_whichever_collapses(
+    four_folds: ShardSet, planted: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collapses: int
+) -> None:
+    """And a release that reads them with a key more gives it no second chance."""
+    cell, here, config = two_trainings(planted)
+    trained: list[Path] = []
+
+    def train(config: RunConfig, folder: Path, lock: int, says: object) -> None:
+        trained.append(folder)
+        if len(trained) == collapses:
+            raise NotLearnt("every record looks the same", "lower the rate")
+        (folder / RECIPE).write_text(json.dumps(plain(config)))
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cells, "train", train)
+    with pytest.raises(NotLearnt if collapses else KeyboardInterrupt):
+        run_cell(cell, config, here, tmp_path / "cell", four_folds)
+    kept = json.loads((tmp_path / "cell" / FIRST_RECIPE).read_text())
+    first = first_config_of(cell, here)
+    assert first is not None and kept == plain(first) and not (tmp_path / "cell" / CELL).exists()
+    if collapses:
+        origin = origin_of_cell(cell, config, here, four_folds)
+        facts = {part: {**origin.facts[part], "gained": 1} for part in (CONFIG, FIRST)}
+        later = Origin({**origin.facts, **facts})
+        monkeypatch.setattr(Origin, "says", lambda self, written: True)
+        with pytest.raises(NotLearnt, match="every record looks the same"):
+            refuse_not_learnt(tmp_path / "cell", later)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +249,8 @@ def test_a_study_without_words_has_two_stages_shares_of_labels_and_networks_from
     cell = tmp_path / "out" / "cells" / "b-fold4-seed0"
     trained = json.loads((cell / RECIPE).read_text())
     assert trained["init_from"] == str(cell / "first" / RUN) and not (cell / "first").exists()
+    before = json.loads((cell / FIRST_RECIPE).read_text())
+    assert before["method"]["name"] == "heartlang_quantiser" and before["training"]["steps"] == 1
     files = {path.relative_to(cell.parent): path.read_bytes() for path in cell.parent.rglob("*.npz")}
     again = cardialign(*words)
     assert again.json["rows"] == first.json["rows"]

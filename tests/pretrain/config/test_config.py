@@ -10,6 +10,7 @@ import pytest
 
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.locations import url_of
+from cardialign.pretrain.choices import METHODS
 from cardialign.pretrain.config import RunConfig, Strict, load_config, parse_config, recipe_names
 from cardialign.pretrain.config.sentences import OTHER_WORDS
 
@@ -107,6 +108,34 @@ def test_an_innocent_set_is_not_blamed_for_what_the_file_says(tmp_path: Path) ->
 
 def test_the_small_recipes_suit_a_processor_without_bf16() -> None:
     assert {load_config(name).training.precision for name in recipe_names() if name.endswith("-tiny")} == {"fp32"}
+
+
+HEADS = [
+    *(("ts_tcc", ""), ("d_beta", ""), ("d_beta", "decoder_"), ("melp", ""), ("crt", "decoder_")),
+    *(("st_mem", "decoder_"), ("jepa", "predictor_"), ("heartlang_quantiser", "decoder_")),
+]
+"""Methods with a transformer of their own, and what stands before its `width` and `heads`."""
+
+
+@pytest.mark.parametrize("heads", [3, 4])
+@pytest.mark.parametrize(("method", "of"), HEADS)
+def test_heads_that_cannot_share_a_width_are_refused_by_the_names_of_their_keys(
+    method: str, of: str, heads: int
+) -> None:
+    """10 is no multiple of 3 nor of 4: there is no such head."""
+    text = "\n".join(complaint({"method": {"name": method, f"{of}width": 10, f"{of}heads": heads}}))
+    assert f"{of}width 10" in text and f"{of}heads {heads}" in text
+
+
+def test_methods_with_heads_are_all_asked() -> None:
+    """Whoever adds one adds it to `HEADS`."""
+    there = {
+        (name, key.removesuffix("heads"))
+        for name in METHODS
+        for key in METHODS.find(name).Config.model_fields
+        if key.endswith("heads")
+    }
+    assert there == set(HEADS)
 
 
 def test_several_mistakes_of_one_section_are_all_named() -> None:

@@ -179,7 +179,7 @@ def test_a_record_alone_gives_what_it_gives_among_others() -> None:
         ({"name": "vit1d"}, {}, "set encoder.name to time_spectrum"),
         ({"patch_ms": 600}, {}, "half a record of 200 samples has 1 patches of 60 shorten encoder.patch_ms"),
         ({}, {"first_share": 0.9}, "first_share 0.9 is above last_share 0.8"),
-        ({}, {"decoder_heads": 3}, "not a multiple of heads 3"),
+        ({}, {"decoder_heads": 3}, "not a multiple of decoder_heads 3"),
     ],
 )
 def test_what_cannot_be_dropped_is_refused(encoder: dict[str, Any], method: dict[str, Any], message: str) -> None:

@@ -206,7 +206,7 @@ def test_the_teacher_follows_what_the_optimizer_made_and_leaves() -> None:
         ({"name": "resnet1d", "width": 8}, {}, "set encoder.name to vit1d"),
         (ENCODER, {"block_ms": 1700}, "17 hidden patches in a row, and of the 20 of a record 15 are hidden"),
         (ENCODER, {"least_shown": 0.5}, "least_shown 0.5 is above most_shown 0.25"),
-        (ENCODER, {"predictor_width": 9}, "width 9 is not a multiple of heads 2"),
+        (ENCODER, {"predictor_width": 9}, "predictor_width 9 is not a multiple of predictor_heads 2"),
     ],
 )
 def test_what_cannot_be_hidden_is_refused(encoder: dict[str, Any], method: dict[str, Any], message: str) -> None:

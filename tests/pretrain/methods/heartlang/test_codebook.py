@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from cardialign.pretrain.methods.parts.codebook import Codebook, k_means, words_in_use
+from tests.support.processes import run_ranks
 
 V, D, DECAY = 5, 3, 0.9
 
@@ -87,6 +88,49 @@ def test_a_word_that_nobody_said_for_three_updates_becomes_a_vector_of_the_batch
         said = vectors(40, 20 + step)
         made.follow(made.heard(said, torch.tensor([0, 2, 3, 2] * 10)))
     assert torch.equal(made.words[[1, 4]], said[[0, 20]]) and made.idle.tolist() == [0] * V
+
+
+REVIVE = 2
+SAID = (torch.tensor([0, 2, 3, 2] * 10), torch.tensor([0, 2] * 20), torch.tensor([3, 3, 4, 0] * 10))
+"""Of every update the words of 40 vectors. Word 1 is silent in all, 4 in the first two, 3 in the second alone."""
+
+
+def shared_out(rank: int, world: int) -> list[np.ndarray]:
+    """Words and idle counts of a rank after each update; the last rank of three has no vector at all."""
+    made = book(vectors(V, 1))
+    made.revive, seen = REVIVE, []
+    ends = {1: [0, 40], 2: [0, 23, 40], 3: [0, 9, 40, 40]}[world]
+    own = slice(ends[rank], ends[rank + 1])
+    for step, chosen in enumerate(SAID):
+        made.follow(made.heard(vectors(40, 20 + step)[own], chosen[own]))
+        seen += [made.words.numpy().copy(), made.idle.numpy().copy()]
+    return seen
+
+
+def revived_by_hand() -> list[np.ndarray]:
+    words, idle, seen = vectors(V, 1).numpy().copy(), np.zeros(V), []
+    for step, chosen in enumerate(SAID):
+        said = vectors(40, 20 + step).numpy()
+        for k in range(V):
+            own = said[(chosen == k).numpy()]
+            idle[k] = 0 if len(own) else idle[k] + 1
+            words[k] = unit(DECAY * words[k] + (1 - DECAY) * unit(own.mean(axis=0))) if len(own) else words[k]
+        dead = [k for k in range(V) if idle[k] >= REVIVE]
+        for place, k in enumerate(dead):  # of the whole batch, at even distance
+            words[k], idle[k] = said[place * 40 // len(dead)], 0
+        seen += [words.copy(), idle.copy()]
+    return seen
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_words_come_to_life_as_by_hand_on_every_rank_however_the_batch_is_shared_out(world: int) -> None:
+    wanted = revived_by_hand()
+    assert wanted[3].tolist() == [0, 0, 0, 1, 0] and wanted[5].tolist() == [0, 1, 1, 0, 0]
+    assert np.array_equal(wanted[2][[1, 4]], vectors(40, 21).numpy()[[0, 20]]), "both at once, from the second batch"
+    for seen in run_ranks(world, shared_out):
+        for found, right in zip(seen, wanted, strict=True):
+            np.testing.assert_allclose(found, right, rtol=1e-12, atol=1e-14)
 
 
 def test_clusters_are_found_and_fewer_vectors_than_words_are_all_words() -> None:

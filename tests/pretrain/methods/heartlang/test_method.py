@@ -171,6 +171,12 @@ def test_a_stage_1_that_does_not_serve_is_refused(
         begin(weights, **method)
 
 
+@pytest.mark.parametrize("name", ["vit1d", "abc"])
+def test_nothing_but_a_transformer_of_beats_names_them(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"quantiser\.name '{name}': heartbeats are named by a beat_transformer"):
+        load_config("heartlang-tiny", [f"method.quantiser.name={name}"])
+
+
 def test_without_a_stage_1_no_run_begins() -> None:
     config = load_config("heartlang-tiny")
     with pytest.raises(UsageError, match="method heartlang goes on from what a run of method heartlang_quantiser"):

@@ -148,7 +148,7 @@ def test_another_encoder_and_heads_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UsageError) as caught:
         create_method(small_config(method=METHOD), SPEC)
     assert "beat_transformer" in caught.value.remedy
-    with pytest.raises(UsageError, match="12 is not a multiple of heads 5"):
+    with pytest.raises(UsageError, match="decoder_width 12 is not a multiple of decoder_heads 5"):
         make(decoder_heads=5)
 
 
