@@ -66,10 +66,21 @@ class _Parser(argparse.ArgumentParser):
         known = list(map(str, action.choices))
         near = did_you_mean(str(value), known)
         if not near and action.metavar == "COMMAND":
-            within = {name.partition(" ")[2]: name for name in COMMANDS if " " in name}
-            found = difflib.get_close_matches(str(value).casefold(), within, n=1)
-            near = f" (did you mean {within[found[0]]!r}?)" if found else ""
+            near = _elsewhere(self.prog.removeprefix("cardialign").strip(), str(value).casefold())
         raise argparse.ArgumentError(action, f"{shown(str(value))!r} is none of {', '.join(known)}{near}")
+
+
+OF_OTHERS = {"runs show": "status", "runs status": "status"}
+"""What other tools call a command of ours."""
+
+
+def _elsewhere(group: str, word: str) -> str:
+    """Where else a word is a command: on its own (`runs compare`), by another name, or nearly in another group."""
+    found = OF_OTHERS.get(f"{group} {word}") or (word if word in COMMANDS else "")
+    if not found:
+        within = {name.partition(" ")[2]: name for name in COMMANDS if " " in name}
+        found = "".join(within[each] for each in difflib.get_close_matches(word, within, n=1))
+    return f" (did you mean {found!r}?)" if found else ""
 
 
 class _Help(argparse.HelpFormatter):

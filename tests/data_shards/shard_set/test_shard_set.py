@@ -111,7 +111,7 @@ def test_a_fold_that_no_record_has_is_told_once(small_set: ShardSet, caplog: pyt
 
 
 def test_an_empty_selection_says_what_is_there(small_set: ShardSet) -> None:
-    with pytest.raises(DataError, match=r"meets folds=\[99\]") as caught:
+    with pytest.raises(DataError, match=r"is in fold 99\n") as caught:
         small_set.select(folds=[99])
     assert "folds present: 1, 2" in caught.value.remedy
     with pytest.raises(DataError, match="no record 'nobody'"):
