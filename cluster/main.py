@@ -60,14 +60,15 @@ class _Parser(argparse.ArgumentParser):
         return " ".join(shown(word) + did_you_mean(word, known) for word in wrong)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Whether an argument is one of its choices; else the nearest of them, or of the two-word commands."""
+        """Whether an argument is one of its choices; else the nearest of them, or of all commands, which stands before
+        the list: that may be long."""
         if action.choices is None or value in action.choices:
             return
         known = list(map(str, action.choices))
         near = did_you_mean(str(value), known)
         if not near and action.metavar == "COMMAND":
             near = _elsewhere(self.prog.removeprefix("cardialign").strip(), str(value).casefold())
-        raise argparse.ArgumentError(action, f"{shown(str(value))!r} is none of {', '.join(known)}{near}")
+        raise argparse.ArgumentError(action, f"{shown(str(value))!r}{near} is none of {', '.join(known)}")
 
 
 OF_OTHERS = {"runs show": "status", "runs status": "status"}
