@@ -47,3 +47,11 @@ def test_a_value_keeps_room_beside_a_long_label_on_a_phone() -> None:
     (rule,) = [line for line in css.splitlines() if line.startswith("dl.facts {") and "columns" in line]
     label, value = re.findall(r"minmax\((?:[^()]|\([^()]*\))*\)", rule)
     assert label == "minmax(0, max-content)" and "em" in value
+
+
+def test_twelve_leads_keep_a_width_at_which_they_are_read_and_scroll_on_a_phone() -> None:
+    phone = (FOLDER / "page.css").read_text(encoding="utf-8").partition("@media screen and (max-width: 760px)")[2]
+    width = re.search(r"\.recording \.scroll img \{ width: (\d+)px; max-width: none; \}", phone)
+    assert width is not None and int(width[1]) >= 700
+    template = (FOLDER / "templates" / "run.html").read_text(encoding="utf-8")
+    assert '<div class="scroll"><img alt="12-lead ECG' in template

@@ -121,8 +121,13 @@ def test_an_empty_selection_says_what_is_there(small_set: ShardSet) -> None:
 def test_a_set_that_is_not_whole_does_not_open(set_copy: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a folder"):
         ShardSet.open(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="no finished shard set"):
+    with pytest.raises(DataError, match="no finished shard set") as caught:
         ShardSet.open(tmp_path)
+    assert "not the data set that it reads" in caught.value.remedy
+    (tmp_path / ".build").mkdir()
+    with pytest.raises(DataError, match="no finished shard set") as caught:
+        ShardSet.open(tmp_path)
+    assert caught.value.remedy.startswith("finish the build")
     manifest = json.loads((set_copy / "manifest.json").read_text())
     (set_copy / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 99}))
     with pytest.raises(DataError, match="schema version 99"):
