@@ -55,7 +55,7 @@ lint: $(INSTALLED) ## ruff: lint and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(INSTALLED) ## mypy over the four packages
+types: $(INSTALLED) ## mypy over the four packages and what makes the pages
 	$(BIN)/mypy
 
 unit: $(INSTALLED) ## the tests in their quick forms, two at a time (those that start a Ray cluster: pytest -m ray)

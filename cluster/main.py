@@ -60,16 +60,28 @@ class _Parser(argparse.ArgumentParser):
         return " ".join(shown(word) + did_you_mean(word, known) for word in wrong)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Whether an argument is one of its choices; else the nearest of them, or of the two-word commands."""
+        """Whether an argument is one of its choices; else the nearest of them, or of all commands, which stands before
+        the list: that may be long."""
         if action.choices is None or value in action.choices:
             return
         known = list(map(str, action.choices))
         near = did_you_mean(str(value), known)
         if not near and action.metavar == "COMMAND":
-            within = {name.partition(" ")[2]: name for name in COMMANDS if " " in name}
-            found = difflib.get_close_matches(str(value).casefold(), within, n=1)
-            near = f" (did you mean {within[found[0]]!r}?)" if found else ""
-        raise argparse.ArgumentError(action, f"{shown(str(value))!r} is none of {', '.join(known)}{near}")
+            near = _elsewhere(self.prog.removeprefix("cardialign").strip(), str(value).casefold())
+        raise argparse.ArgumentError(action, f"{shown(str(value))!r}{near} is none of {', '.join(known)}")
+
+
+OF_OTHERS = {"runs show": "status", "runs status": "status"}
+"""What other tools call a command of ours."""
+
+
+def _elsewhere(group: str, word: str) -> str:
+    """Where else a word is a command: on its own (`runs compare`), by another name, or nearly in another group."""
+    found = OF_OTHERS.get(f"{group} {word}") or (word if word in COMMANDS else "")
+    if not found:
+        within = {name.partition(" ")[2]: name for name in COMMANDS if " " in name}
+        found = "".join(within[each] for each in difflib.get_close_matches(word, within, n=1))
+    return f" (did you mean {found!r}?)" if found else ""
 
 
 class _Help(argparse.HelpFormatter):

@@ -51,7 +51,11 @@ _FORMULA = ("=", "+", "-", "@", "\t")
 
 
 def between(low: float, high: float, form: str = "+.3f") -> str:
-    """The ends of an interval in the format `form`, as `+0.010 to +0.032`; "n/a" where one is NaN: there is none."""
+    """The ends of an interval in the format `form`, as `+0.010 to +0.032`; "n/a" where one is NaN: there is none.
+
+    No end is a negative zero, here as elsewhere (`:+z.3f`): a difference of nothing has no direction.
+    """
+    form = form.replace(".", "z.", 1)
     return f"{low:{form}} to {high:{form}}" if math.isfinite(low) and math.isfinite(high) else "n/a"
 
 

@@ -143,10 +143,7 @@ def file_to_write(text: str) -> Path:
 
 def picture_to_write(text: str) -> Path:
     """A `file_to_write` that will be a PNG: another ending would say of it what it is not."""
-    path = file_to_write(text)
-    if path.suffix.lower() not in ("", ".png"):
-        raise ArgumentTypeError(f"{_short(path.name)} does not end in .png, and a PNG will be in it; name it .png")
-    return path
+    return _only(file_to_write(text), "a PNG", ".png")
 
 
 def drawing_to_write(text: str) -> Path:
@@ -154,6 +151,29 @@ def drawing_to_write(text: str) -> Path:
     path = file_to_write(text)
     if path.suffix.lower() not in ("", ".png", ".svg", ".pdf"):
         raise ArgumentTypeError(f"{_short(path.name)} does not end in .png, .svg or .pdf; name it so")
+    return path
+
+
+def json_to_write(text: str) -> Path:
+    """A `file_to_write` that will be JSON."""
+    return _only(file_to_write(text), "JSON", ".json")
+
+
+def page_to_write(text: str) -> Path:
+    """A `file_to_write` that will be a page of HTML."""
+    return _only(file_to_write(text), "a page", ".html", ".htm")
+
+
+def array_to_write(text: str) -> Path:
+    """A `file_to_write` that will be an array of NumPy."""
+    return _only(file_to_write(text), "an array of NumPy", ".npy")
+
+
+def _only(path: Path, what: str, *endings: str) -> Path:
+    """Raises ArgumentTypeError for an ending that says of the file what it is not; a name without one is let be."""
+    if path.suffix.lower() not in ("", *endings):
+        told = f"{_short(path.name)} does not end in {endings[0]}, and {what} will be in it; name it {endings[0]}"
+        raise ArgumentTypeError(told)
     return path
 
 

@@ -11,7 +11,7 @@ import argparse
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,22 +164,39 @@ def in_words_of_flags(source: str) -> Iterator[None]:
     Options of one word (`unit`) are words of every day and stay; so does what stands in quotes or in a path, and what a
     file has under the name of an option (`sampling_rate says 250`, the columns of a table).
     """
+
+    def in_flags(line: logging.LogRecord) -> bool:
+        if line.name.startswith("cardialign.data_shards.sources"):
+            line.msg, line.args = reword(line.getMessage()), ()
+        return True
+
+    reword = _rewording(source)
+    handlers = list(logging.getLogger().handlers)
+    for handler in handlers:
+        handler.addFilter(in_flags)
     try:
         yield
     except UserError as error:
-        from cardialign.data_shards.sources import SOURCES
-
-        with suppress(Exception):  # a reader that cannot be asked has no words to translate
-            options = [str(each) for each in SOURCES.find(source).options() if "_" in str(each)]
-            named = "|".join(map(re.escape, options))
-            alone = rf"(?<![\w'\"/.-])({named})(?![\w'\"/.=-])"
-            words = re.compile(rf"\bcolumns [^;:]*|(?:(?<=option )|(?!(?:{named}) says )){alone}")
-            error.reword(
-                lambda text: (
-                    words.sub(lambda found: _flag(found[1]) if found[1] else found[0], text) if options else text
-                )
-            )
+        error.reword(reword)
         raise
+    finally:
+        for handler in handlers:
+            handler.removeFilter(in_flags)
+
+
+def _rewording(source: str) -> Callable[[str], str]:
+    """What makes flags of the options of a reader; of a reader that cannot be asked it leaves every word."""
+    from cardialign.data_shards.sources import SOURCES
+
+    options: list[str] = []
+    with suppress(Exception):
+        options = [str(each) for each in SOURCES.find(source).options() if "_" in str(each)]
+    if not options:
+        return str
+    named = "|".join(map(re.escape, options))
+    alone = rf"(?<![\w'\"/.-])({named})(?![\w'\"/.=-])"
+    words = re.compile(rf"\bcolumns [^;:]*|(?:(?<=option )|(?!(?:{named}) says )){alone}")
+    return lambda text: words.sub(lambda found: _flag(found[1]) if found[1] else found[0], text)
 
 
 def _salt(source: str, given: Mapping[str, Any], file: Path | None) -> Secret | None:

@@ -41,13 +41,18 @@ def _leaf(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def _known() -> Mapping[str, Sequence[str]]:
     """Names that commands take and their parsers do not list: shipped ones, and those of plug-ins."""
+    from cardialign.data_shards.signal.codec import CODECS
     from cardialign.data_shards.sources import SOURCES
+    from cardialign.pretrain.benchmarks.machines import MACHINES
     from cardialign.pretrain.choices import METHODS
     from cardialign.pretrain.config import recipe_names
     from cardialign.pretrain.evaluation.prompts import prompt_set_names
 
     recipes, prompts = recipe_names(), prompt_set_names()
-    return {"source": list(SOURCES), "recipe": recipes, "recipes": recipes, "prompts": prompts, "method": list(METHODS)}
+    return {
+        "source": list(SOURCES), "recipe": recipes, "recipes": recipes, "prompts": prompts, "method": list(METHODS),
+        "codec": CODECS, "kind": list(MACHINES),
+    }  # fmt: skip
 
 
 def summary(result: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.lines import aligned
-from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, amount, file_to_write, place
+from cardialign.cluster.cli.options import add_encoder, add_tracking_uri, amount, array_to_write, place
 from cardialign.data_shards.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crop", action="store_true", help="allow longer records: the first seconds are used")
     parser.add_argument("--allow-missing-leads", action="store_true", help="mask leads that are not there")
     parser.add_argument("--derive-limb-leads", action="store_true", help="compute III, aVR, aVL, aVF from I and II")
-    parser.add_argument("--out", type=file_to_write, help="write the embedding there (.npy, float32)")
+    parser.add_argument("--out", type=array_to_write, help="write the embedding there (.npy, float32)")
     add_tracking_uri(parser)
 
 

@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--beside", metavar="ENCODER", help="a second one on the same records, e.g. without the age gate"
     )
     parser.add_argument("--shards", type=place, required=True, help="folder or URL of the shard set")
-    parser.add_argument("--labels", metavar="SET", help="label set that colours the map (default: the only one)")
+    parser.add_argument(
+        "--labels", metavar="SET", help="label set that colours the map (default: the only one; without any, ages do)"
+    )
     parser.add_argument(
         "--classes", metavar="A,B", help="up to six of its codes to colour (default: the most frequent)"
     )
@@ -102,8 +104,9 @@ def _write(out: Path, atlas: Any) -> None:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    lines = [f"{result['records']:,} of {result['out_of']:,} records, by {result['label_set']}"]
-    for chart in result["charts"]:
+    by = result["label_set"] or "age: the set has no labels"
+    lines = [f"{result['records']:,} of {result['out_of']:,} records, by {by}"]
+    for chart in result["charts"] if result["label_set"] else ():
         share, chance = chart["sharing"]["value"], chart["sharing_by_chance"]["value"]
         shared = (
             "no record has a class" if share is None else f"{100 * share:.0f} % of the {chart['neighbours']} nearest "

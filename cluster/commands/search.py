@@ -12,7 +12,7 @@ from cardialign.cluster.cli.options import (
     add_folds,
     add_split,
     add_tracking_uri,
-    file_to_write,
+    json_to_write,
     place,
     whole_number,
 )
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folds(parser, "look only among these folds")
     add_split(parser, "look only in this part")
     add_batch_size(parser)
-    parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
+    parser.add_argument("--out", type=json_to_write, help="write the full result there as JSON")
     add_tracking_uri(parser)
 
 
@@ -89,4 +89,4 @@ def summary(result: dict[str, Any]) -> list[str]:
 def _answer(cosine: float, head: str, text: str) -> list[str]:
     """Two or three lines of an answer; what moves a cursor in a text of the data is shown, not done."""
     wrapped = textwrap.wrap(shown(text), 96, max_lines=3, placeholder=" ...")
-    return [f"  {cosine:+.3f}  {head}", *(f"          {line}" for line in wrapped)]
+    return [f"  {cosine:+z.3f}  {head}", *(f"          {line}" for line in wrapped)]

@@ -164,8 +164,8 @@ def _difference(each: Difference | None) -> Cell:
         return Cell()
     known = not math.isnan(each.low)
     clear = known and (each.low > 0 or each.high < 0)
-    below = f"{100 * each.low:+.2f} to {100 * each.high:+.2f}" if known else ""
-    return Cell(_signed(f"{100 * each.value:+.2f}"), _signed(below), best=clear)
+    below = f"{100 * each.low:+z.2f} to {100 * each.high:+z.2f}" if known else ""
+    return Cell(_signed(f"{100 * each.value:+z.2f}"), _signed(below), best=clear)
 
 
 def _signed(text: str) -> str:

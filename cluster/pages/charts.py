@@ -224,13 +224,19 @@ def _label(name: str) -> str:
 
 
 def _lines(name: str, longest: int = LONGEST_LABEL) -> list[str]:
-    """A label as the lines that it takes; all of it, but for what would fill a page."""
+    """A label as the lines that it takes; all of it, but for what would fill a page. In capitals a line holds less."""
+    longest = max(1, int(longest * len(name) / max(_size(name), 1)))
     return textwrap.wrap(name, longest, max_lines=MOST_LINES, placeholder=" …") or [""]
 
 
 def _label_room(labels: Iterable[Sequence[str]], least: float) -> float:
     """Width that the labels of bars need at the left, `least` at the least."""
-    return max(least, 14 + CHARACTER * max(len(line) for lines in labels for line in lines))
+    return max(least, 14 + CHARACTER * max(_size(line) for lines in labels for line in lines))
+
+
+def _size(line: str) -> float:
+    """Width in characters: a capital is a quarter wider."""
+    return len(line) + 0.25 * sum(letter.isupper() for letter in line)
 
 
 class IntervalScale:

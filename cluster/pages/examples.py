@@ -97,7 +97,7 @@ def _retrieved(encoder: Any, shard_set: Any, among: np.ndarray, rows: Sequence[i
     from cardialign.pretrain.evaluation.atlas.lookup import Asked, Found, retrieve
 
     def row(found: Found) -> dict[str, Any]:
-        return {"cosine": f"{found.cosine:+.3f}", "text": found.report, "own": found.own}
+        return {"cosine": f"{found.cosine:+z.3f}", "text": found.report, "own": found.own}
 
     return [
         {
@@ -116,9 +116,10 @@ def _map(encoder: Any, shard_set: Any, among: np.ndarray, labels: str | None) ->
     from cardialign.pretrain.evaluation.atlas.chart import MapOptions, make_atlas
 
     atlas = make_atlas([("run", encoder)], shard_set, among, MapOptions(label_set=labels, records=AMONG))
+    panel = draw.class_panel if atlas.label_set else draw.age_panel
     return {
-        "image": base64.b64encode(draw.class_panel(atlas, atlas.charts[0])).decode(),
-        "legend": draw.class_legend(atlas),
+        "image": base64.b64encode(panel(atlas, atlas.charts[0])).decode(),
+        "legend": draw.class_legend(atlas) if atlas.label_set else [],
         "records": len(atlas.sample.rows),
         "labels": atlas.label_set,
     }

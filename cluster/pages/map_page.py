@@ -73,16 +73,17 @@ def _share(value: float | None) -> str:
 def _interval(figure: dict[str, Any], scale: float, unit: str, sign: str = "") -> str:
     if figure["value"] is None:
         return "n/a"
-    value = f"{scale * figure['value']:{sign}.1f}{unit}"
+    value = f"{scale * figure['value']:{sign}z.1f}{unit}"
     if figure["low"] is None:
         return value
-    return f"{value} ({scale * figure['low']:{sign}.1f} to {scale * figure['high']:{sign}.1f})"
+    return f"{value} ({scale * figure['low']:{sign}z.1f} to {scale * figure['high']:{sign}z.1f})"
 
 
 def _tiles(atlas: Atlas, told: dict[str, Any]) -> list[dict[str, Any]]:
-    counts = f"{told['patients']:,} patients", f"{told['labelled']:,} labelled in {atlas.label_set}"
+    known = f"{told['labelled']:,} labelled in {atlas.label_set}" if atlas.label_set else "no labels"
+    counts = f"{told['patients']:,} patients", known
     tiles = [{"figure": f"{told['records']:,}", "lines": ["records", *counts], "main": False}]
-    for chart in told["charts"]:
+    for chart in told["charts"] if atlas.label_set else ():
         lines = [
             f"of a record's {chart['neighbours']} nearest share a class of it",
             f"by chance {_share(chart['sharing_by_chance']['value'])}",
@@ -116,8 +117,9 @@ def _notes(atlas: Atlas, told: dict[str, Any]) -> list[str]:
     notes = []
     if differences := told["differences"]:
         first, second = (chart.name for chart in atlas.charts)
-        shared = _interval(differences["sharing"], 100, " points", "+")
-        notes.append(f"{first} less {second}, by patient: neighbours that share a class {shared}.")
+        if atlas.label_set:
+            shared = _interval(differences["sharing"], 100, " points", "+")
+            notes.append(f"{first} less {second}, by patient: neighbours that share a class {shared}.")
         if differences["years"]["value"] is not None:
             notes.append(f"Difference of age to the neighbours: {_interval(differences['years'], 1, ' years', '+')}.")
     if told["left_open"]:

@@ -194,7 +194,7 @@ def _gain(difference: Mapping[str, Any] | None) -> dict[str, str] | None:
     if not difference:
         return None
     value, low, high = _estimate(difference, "value")
-    return {"value": f"{value:+.3f}", "interval": between(low, high)}
+    return {"value": f"{value:+z.3f}", "interval": between(low, high)}
 
 
 def _notes(result: Mapping[str, Any]) -> list[str]:

@@ -232,7 +232,7 @@ def _compare(one: Evidence, other: Evidence, name: str, production: str, margin:
         return
     gap = found.difference
     told = (
-        f"{name}: {found.mine:.3f}, production ({production}) {found.theirs:.3f}, paired difference {gap.value:+.4f} "
+        f"{name}: {found.mine:.3f}, production ({production}) {found.theirs:.3f}, paired difference {gap.value:+z.4f} "
         f"({between(gap.low, gap.high, '+.4f')}) on {found.records} records of {found.patients} patients, "
         f"margin {margin:g}"
     )

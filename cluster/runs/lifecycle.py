@@ -21,7 +21,7 @@ from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import DONE, STOPPED, UsageError, UserError
 from cardialign.data_shards.files import read_json, write_json
 from cardialign.pretrain.run import fence
-from cardialign.pretrain.run.files import BEST, BEST_NOTE, EXPORT, PAGE, START, START_NOTE
+from cardialign.pretrain.run.files import BEST, BEST_NOTE, CONFIG, EXPORT, PAGE, START, START_NOTE
 from cardialign.pretrain.run.integrity import refuse_to_replace
 from cardialign.pretrain.run.layout import writing
 from cardialign.pretrain.run.lock import locked_run
@@ -249,7 +249,7 @@ def _with_local_start(config: RunConfig, run_dir: Path, tracking_uri: str) -> Ru
 
 def _write_page(run_dir: Path, tracking: Tracking) -> None:
     """The page of the run as it ended; one that cannot be made is told, and the run ends as it would."""
-    if tracking.page is None or fence.fenced_out(run_dir):
+    if tracking.page is None or fence.fenced_out(run_dir) or not (run_dir / CONFIG).is_file():  # nothing began
         return
     try:
         tracking.page(run_dir, run_dir / PAGE)

@@ -188,7 +188,7 @@ def _whole(figures: dict[str, Any]) -> str:
 
 def _cell(figures: dict[str, Any]) -> str:
     lost = {key: math.nan if value is None else 100 * value for key, value in figures["lost"].items()}
-    return f"{_whole(figures)}, {round(-lost['value'], 1) + 0.0:+.1f} ({between(lost['low'], lost['high'], '.1f')})"
+    return f"{_whole(figures)}, {-lost['value']:+z.1f} ({between(lost['low'], lost['high'], '.1f')})"
 
 
 def _markdown(head: Sequence[str]) -> list[str]:

@@ -221,7 +221,7 @@ def lines_of(table: dict[str, Any]) -> list[str]:
 
 
 def _told_gained(found: dict[str, float] | None) -> str:
-    return "-" if found is None else f"{found['gained']:+.3f} ({between(found['low'], found['high'])})"
+    return "-" if found is None else f"{found['gained']:+z.3f} ({between(found['low'], found['high'])})"
 
 
 def _told(found: dict[str, Any] | None) -> tuple[str, str]:
@@ -231,7 +231,7 @@ def _told(found: dict[str, Any] | None) -> tuple[str, str]:
     figure = f"{found['auroc']:.3f} ({found['low']:.3f}-{found['high']:.3f}){spread}"
     if "reference_ahead" not in found:
         return figure, "-"
-    return figure, f"{found['reference_ahead']:+.3f} ({between(found['ahead_low'], found['ahead_high'])})"
+    return figure, f"{found['reference_ahead']:+z.3f} ({between(found['ahead_low'], found['ahead_high'])})"
 
 
 def _standing(table: dict[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import urllib.parse
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from cardialign.cluster.cli.address import SQLITE, in_memory, registry_uri, sqli
 from cardialign.cluster.tracking.names import check_experiment, safe
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.offline import refuse_elsewhere
+from cardialign.data_shards.plugins import did_you_mean
 from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.shown import public, secrets_of, shown, without_secrets
 
@@ -41,6 +43,7 @@ SIGN_IN = (
     "address: https://USER:PASSWORD@HOST"
 )
 WAIT_SECONDS = 5.0
+OTHER_SCHEMES = ("databricks", "databricks-uc", "uc")
 PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}
 """Where a database server listens when its address names no port."""
 
@@ -185,6 +188,13 @@ def _check(uri: str) -> None:
     elif scheme in ("", "file") and uri != "databricks":
         raise UserError(
             f"MLflow no longer keeps runs in a plain folder: {uri}", f"use a database, for example {SQLITE}mlflow.db"
+        )
+    elif scheme not in OTHER_SCHEMES and not entry_points(group="mlflow.tracking_store", name=scheme):
+        raise UserError(
+            f"the address of the MLflow store {public(uri)} begins with {scheme!r}"
+            f"{did_you_mean(scheme, ['http', 'https', 'sqlite', *PORTS])}",
+            f"write http://HOST:PORT, https://HOST, {SQLITE}mlflow.db, or another database, for example "
+            "postgresql://USER@HOST/DATABASE",
         )
 
 

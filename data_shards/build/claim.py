@@ -44,7 +44,7 @@ def claim(out: Path, overwrite: bool) -> Iterator[None]:
         raise DataError(f"{out} is a file, not a folder", "name a folder for the shard set")
     if (out / MANIFEST).exists() and not overwrite:
         raise DataError(
-            f"{out} already holds a finished shard set", "choose another folder, or build with overwrite to replace it"
+            f"{out} already holds a finished shard set", "choose another folder, or replace it: --overwrite"
         )
     work = out / WORK_FOLDER
     made = [folder for folder in (work, out) if not folder.exists()]
@@ -109,13 +109,14 @@ def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> None:
     other = read_json(plan_file)
     if other is None:
         raise DataError(
-            f"{plan_file} is damaged: the unfinished build in {out} cannot go on", "build with overwrite to start again"
+            f"{plan_file} is damaged: the unfinished build in {out} cannot go on",
+            "build with --overwrite to start again",
         )
     differing = sorted(key for key in plan.keys() | other.keys() if plan.get(key) != other.get(key))
     if differing:
         raise DataError(
             f"{out} holds an unfinished build of another plan: {', '.join(differing)} differ",
-            "build with the settings it was started with, choose another folder, or build with overwrite to start "
+            "build with the settings it was started with, choose another folder, or build with --overwrite to start "
             "again",
         )
 

@@ -27,7 +27,8 @@ def check_layout(root: Path, source: str, files: Sequence[str], layout: str) -> 
     `layout` says in words what is expected.
     """
     if not root.is_dir():
-        raise UserError(f"{source}: the folder {str(root)!r} does not exist", f"give the folder that holds {layout}")
+        found = "is a file" if root.exists() else "does not exist"
+        raise UserError(f"{source}: the folder {str(root)!r} {found}", f"give the folder that holds {layout}")
     missing = [name for name in files if find_table(root, name) is None]
     if missing:
         raise UserError(

@@ -94,7 +94,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(
             f"{folder} holds no finished shard set (no {MANIFEST})",
-            "finish the build: run the same `cardialign shards build` again",
+            "finish the build: run the same `cardialign shards build` again"
+            if (folder / WORK_FOLDER).exists()
+            else "name the --out of a `cardialign shards build`, not the data set that it reads",
         ) from None
     except OSError as error:
         raise StorageError(f"{file} cannot be read: {error}", "check the file and the storage it lies on") from error

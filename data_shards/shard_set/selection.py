@@ -152,16 +152,29 @@ def _in_split(index: IndexFile, rule: SplitRule) -> np.ndarray:
 
 
 def _nothing_left(index: IndexFile, labels: Labels, criteria: Criteria) -> DataError:
-    asked = f"folds={criteria.folds} require_report={criteria.require_report} label_set={criteria.label_set}" + (
-        f" split={criteria.split.split}" if criteria.split else ""
-    )
     folds = ", ".join(map(str, np.unique(index.column("fold", np.int16))))
     reports = int((index.column("report", np.int32) >= 0).sum())
     return DataError(
-        f"no record of {index.path.parent} meets {asked}",
+        f"no record of {index.path.parent} {' and '.join(_asked(criteria)) or 'is there'}",
         f"folds present: {folds}; label sets present: {', '.join(labels.names) or 'none'}; "
         f"records with a report: {reports}",
     )
+
+
+def _asked(criteria: Criteria) -> list[str]:
+    """What a record was asked for, as the ends of a sentence."""
+    folds = criteria.folds or ()
+    return [
+        words
+        for asked, words in (
+            (folds, f"is in fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}"),
+            (criteria.split, f"is of the part {criteria.split.split if criteria.split else ''}"),
+            (criteria.label_set, f"is labelled in {criteria.label_set!r}"),
+            (criteria.keys is not None, "has one of the keys"),
+            (criteria.require_report, "has a report"),
+        )
+        if asked
+    ]
 
 
 def _label_pairs(column: pa.ListArray) -> list[tuple[str, str, np.ndarray]]:

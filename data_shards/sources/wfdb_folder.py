@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from cardialign.data_shards.record import EcgRecord
 from cardialign.data_shards.sources.base import Entry
 from cardialign.data_shards.sources.shared.demographics import header_comments
 from cardialign.data_shards.sources.shared.mapped_folder import MappedFolder
+from cardialign.data_shards.sources.shared.matches import EXAMPLES
 from cardialign.data_shards.sources.shared.record import assemble
+
+log = logging.getLogger(__name__)
 
 _SUFFIXES = (".hea", ".dat", ".mat")
 _NAME_OF_SEGMENT = re.compile(r"(.+)_(?:[0-9]{4}|layout)\.hea")
@@ -31,6 +35,17 @@ class WfdbFolder(MappedFolder):
     name = "wfdb"
     prefix = "wfdb"
     layout = "WFDB records (.hea files), at any depth"
+
+    def _listing(self) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
+        if self._table is None:
+            tables = [each.name for each in sorted(self.root.glob("*.csv")) if each.resolve() not in self._given_tables]
+            if tables:
+                log.warning(
+                    "table source=%s none is named, and the folder holds %s: --table says which is meant",
+                    self.name,
+                    ", ".join(map(repr, tables[:EXAMPLES])),
+                )
+        return super()._listing()
 
     def _files(self) -> Iterator[str]:
         return (header.removesuffix(".hea") for header in self._find((".hea",), self._segments_in))

@@ -94,7 +94,7 @@ class ZzuPecg(RecordFolder):
         if found is None:
             raise UserError(
                 f"{self.name}: none of {', '.join(_TABLES)} found in {str(root)!r}",
-                "name the table of the records with the option table",
+                "name the table of the records with --table",
             )
         self._table = found
 

@@ -14,7 +14,7 @@ from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.plugins import Table
 from cardialign.pretrain.choices import ENCODERS, METHODS
 from cardialign.pretrain.config.fields import Strict
-from cardialign.pretrain.config.inherit import recipe_file, short, written_values
+from cardialign.pretrain.config.inherit import recipe_file, recipe_names, short, written_values
 from cardialign.pretrain.config.named import MAIN, RENAMED, name_of, stored_text, upgrade
 from cardialign.pretrain.config.places import place_paths
 from cardialign.pretrain.config.run import RunConfig
@@ -100,7 +100,16 @@ def _overrides_of(location: tuple[str, ...], told: str | None, overrides: Sequen
 def _named(inside: dict[tuple[str, ...], str], depth: int, told: str | None) -> list[str]:
     """The assignments, first to last, to a key whose words behind the first `depth` are told."""
     words = None if told is None else set(re.findall(r"\w+", told))
-    return [each for key, each in reversed(inside.items()) if words is None or words.intersection(key[depth:])]
+    return [
+        each
+        for key, each in reversed(inside.items())
+        if words is None or words.intersection(key[depth:]) or _names_one(key[depth:], each, told)
+    ]
+
+
+def _names_one(key: tuple[str, ...], assignment: str, told: str | None) -> bool:
+    """Whether it sets a section's `name` to what the mistake quotes: `encoder: unknown encoder 'vit2d'`."""
+    return key == ("name",) and told is not None and repr(assignment.partition("=")[2].strip()) in told
 
 
 def _class(table: Table, values: dict[str, Any]) -> type[Strict]:
@@ -144,7 +153,8 @@ def load_config(recipe: str | Path, overrides: str | tuple[str, ...] | list[str]
     path = recipe_file(recipe)
     overrides = _assignments(overrides)
     values, written, files = written_values(path)  # before the overrides, which may use old words or new ones
-    origin = str(path) if len(files) == 1 else f"{path} (which extends {', '.join(each.stem for each in files[1:])})"
+    asked = f"recipe {recipe}" if str(recipe) in recipe_names() else str(path)
+    origin = asked if len(files) == 1 else f"{asked} (which extends {', '.join(each.stem for each in files[1:])})"
     before = {table.kind: name_of(values.get(table.kind, MAIN)) for table in CHOICES}
     for assignment in overrides:
         set_dotted(values, assignment)

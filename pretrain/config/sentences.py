@@ -55,8 +55,18 @@ OTHER_WORDS = {
     "seed": "random_seed random_state",
 }
 """Key of a recipe -> what other tools call it."""
-REASONS = {"model_type": "input should be a mapping", "path_type": "input should be a path"}
-"""Kinds of mistakes that the library words with names of classes."""
+REASONS = {
+    "model_type": "input should be a mapping",
+    "path_type": "input should be a path",
+    "float_type": "is no number",
+    "float_parsing": "is no number",
+    "int_type": "is no whole number",
+    "int_parsing": "is no whole number",
+    "int_from_float": "is no whole number",
+    "bool_type": "is neither true nor false",
+    "bool_parsing": "is neither true nor false",
+}
+"""Kinds of mistakes that the library words with names of classes, or in terms of how it reads."""
 
 
 def sentences(error: ValidationError, model: type[BaseModel], chosen: Mapping[str, type[BaseModel]]) -> list[str]:

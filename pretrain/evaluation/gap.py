@@ -146,13 +146,13 @@ class Gap:
             for each in (*self.switches, self.together)
             if each.figure.wordless
         ]
-        return "\n".join([title, *rows, *notes, f"joint effect of the switches, beyond their sum: {self.rest:+.3f}"])
+        return "\n".join([title, *rows, *notes, f"joint effect of the switches, beyond their sum: {self.rest:+z.3f}"])
 
 
 def _cells(each: Switch) -> list[str]:
     figure, worth = each.figure, each.worth
-    counts = [str(figure.records), str(figure.classes), f"{figure.macro:.3f}", f"{worth.value:+.3f}"]
-    interval = f"{worth.low:+.3f} to {worth.high:+.3f}" if np.isfinite(worth.low) else "n/a"
+    counts = [str(figure.records), str(figure.classes), f"{figure.macro:.3f}", f"{worth.value:+z.3f}"]
+    interval = f"{worth.low:+z.3f} to {worth.high:+z.3f}" if np.isfinite(worth.low) else "n/a"
     return [each.name, each.was, each.becomes, *counts, interval]
 
 

@@ -102,7 +102,7 @@ class ZeroShotComparison:
     def table(self) -> str:
         """Text table, best class first, with the baseline's AUROC beside and the paired difference below."""
         gain = self.difference
-        line = f"difference to the baseline, paired: {gain.value:+.3f} ({between(gain.low, gain.high)})"
+        line = f"difference to the baseline, paired: {gain.value:+z.3f} ({between(gain.low, gain.high)})"
         return f"{_table(self.result, self.baseline)}\n{line}"
 
 

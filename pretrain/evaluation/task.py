@@ -80,7 +80,10 @@ def labelled_task(
     if words.label_set not in shard_set.label_sets:
         raise UsageError(
             f"prompt set {words.name} answers to label set {words.label_set!r}, which {shard_set.path} does not have",
-            f"label sets there: {', '.join(shard_set.label_sets) or 'none (build the shards with labels)'}",
+            f"label sets there: {', '.join(shard_set.label_sets)}; words for one of your own are a YAML file with its "
+            "name as label_set, like those that `cardialign prompts show NAME` tells of: --prompts FILE.yaml"
+            if shard_set.label_sets
+            else "label sets there: none (build the shards with labels)",
         )
     rule = SplitRule(split) if isinstance(split, str) else split
     wanted = words.label_set if unlabelled == "left-out" else None

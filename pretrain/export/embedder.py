@@ -124,7 +124,7 @@ class EcgEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
 def _ecgs(X: Any) -> np.ndarray:
     try:
-        signal = np.asarray(X)
+        signal = np.asanyarray(X)  # a masked array stays one, which `embed` refuses
     except ValueError:  # a list of ECGs of different lengths
         signal = np.empty(len(X), dtype=object)
     if signal.ndim != 3:

@@ -232,6 +232,8 @@ def _millivolts(signal: np.ndarray, units: str) -> np.ndarray:
     factor = PER_MILLIVOLT.get(str(units).strip().casefold())
     if factor is None:
         raise UserError(f"unknown units {units!r}", 'use units="mV" or units="uV"')
+    if not np.issubdtype(signal.dtype, np.floating) and not np.issubdtype(signal.dtype, np.integer):
+        raise UserError(f"signal is {signal.dtype}, not real numbers", "give mV as floats: signal.astype(np.float32)")
     if not np.issubdtype(signal.dtype, np.floating) and factor == 1.0:
         raise UserError(
             f"signal is {signal.dtype}, which looks like raw counts, not mV",

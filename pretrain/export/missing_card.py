@@ -135,7 +135,7 @@ def _lost(values: Mapping[str, Any]) -> Lost:
 def said(lost: Lost) -> str:
     """In points of AUROC: `-2.1 (1.4 to 2.9)`."""
     value, low, high = (100 * each for each in lost)
-    return f"{-value:+.1f}" + (f" ({low:.1f} to {high:.1f})" if math.isfinite(low) else "")
+    return f"{-value:+z.1f}" + (f" ({low:z.1f} to {high:z.1f})" if math.isfinite(low) else "")
 
 
 def sealed(values: Mapping[str, Any], encoder: str) -> dict[str, Any]:

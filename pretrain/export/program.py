@@ -109,14 +109,24 @@ def example_of(encoder: EcgEncoder) -> tuple[dict[str, Tensor], dict[str, dict[i
 
 
 def save_program(encoder: EcgEncoder, path: Path) -> None:
-    """Trace the encoder on the CPU with a dynamic batch and write it to `path`."""
+    """Trace the encoder on the CPU with a dynamic batch and write it to `path`.
+
+    Its weights ask for no gradient: what comes out goes to NumPy as it is. Who trains it on asks for them.
+    """
     example, dynamic = example_of(encoder)
     module = program_of(encoder)
-    with torch.no_grad(), warnings.catch_warnings(), collector_at_rest():
-        warnings.simplefilter("ignore")
-        program = torch.export.export(module, tuple(example.values()), dynamic_shapes=dynamic)
-        program.example_inputs = None
-        torch.export.save(program, path)
+    trained = [each for each in module.parameters() if each.requires_grad]
+    try:
+        for each in trained:
+            each.requires_grad_(False)
+        with torch.no_grad(), warnings.catch_warnings(), collector_at_rest():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(module, tuple(example.values()), dynamic_shapes=dynamic)
+            program.example_inputs = None
+            torch.export.save(program, path)
+    finally:
+        for each in trained:
+            each.requires_grad_(True)
     found = pickled_parts(path)
     if found:
         raise RuntimeError(f"torch wrote pickled parts into {path.name}: {found}")

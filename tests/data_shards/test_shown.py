@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.shown import between, cell, has_secret, public, shown, without_secrets
 
+ROOT = Path(__file__).parents[2]
 SECRET = "Pl4nted-S3cret"
 ADDRESSES = [
     f"http://bob:{SECRET}@host/set",
@@ -116,3 +118,19 @@ def test_the_alias_of_a_registered_model_is_no_user_of_an_address() -> None:
 def test_an_interval_that_is_not_there_is_told_by_a_word() -> None:
     assert between(-0.01, 0.0321) == "-0.010 to +0.032" and between(1.44, 2.9, ".1f") == "1.4 to 2.9"
     assert between(float("nan"), float("nan")) == between(0.5, float("nan")) == "n/a"
+
+
+def test_no_difference_is_a_negative_zero() -> None:
+    assert (
+        between(-0.0, 0.0) == between(-4e-4, 4e-4) == "+0.000 to +0.000" and between(-0.0, 0.0, ".1f") == "0.0 to 0.0"
+    )
+
+
+def test_whatever_writes_a_sign_has_the_option_that_takes_it_from_zero() -> None:
+    signed = re.compile(r"""[:}]\+\.\d[fg]""")  # `between` sees to the formats that are given to it
+    files = [
+        path for floor in ("cluster", "pretrain", "data_shards", "kernels") for path in (ROOT / floor).rglob("*.py")
+    ]
+    assert len(files) > 300 and signed.search("{gain:+.3f}") and not signed.search("{gain:+z.3f}")
+    found = [f"{path.name}: {line}" for path in files for line in path.read_text().split("\n") if signed.search(line)]
+    assert found == []

@@ -17,7 +17,7 @@ from cardialign.cluster.cli.options import (
     add_other_encoders,
     add_split,
     add_tracking_uri,
-    file_to_write,
+    json_to_write,
     part,
     place,
     whole_number,
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_draw_seed(parser)
     add_batch_size(parser)
     add_allow_trained(parser)
-    parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
+    parser.add_argument("--out", type=json_to_write, help="write the full result there as JSON")
     add_tracking_uri(parser)
 
 

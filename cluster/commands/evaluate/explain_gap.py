@@ -12,7 +12,7 @@ from cardialign.cluster.cli.options import (
     add_encoder,
     add_label_files,
     add_tracking_uri,
-    file_to_write,
+    json_to_write,
     whole_number,
 )
 from cardialign.cluster.cli.result_file import check_place, write_result
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bootstrap(parser)
     parser.add_argument("--seed", type=whole_number(0, 2**64 - 1), default=0, help="of the bootstrap (default 0)")
     add_allow_trained(parser)
-    parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
+    parser.add_argument("--out", type=json_to_write, help="write the full result there as JSON")
     add_tracking_uri(parser)
 
 

@@ -14,7 +14,7 @@ from cardialign.cluster.cli.options import (
     add_bootstrap,
     add_encoder,
     add_tracking_uri,
-    file_to_write,
+    json_to_write,
     whole_number,
 )
 from cardialign.cluster.cli.result_file import check_place
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=whole_number(1, 1000), default=1, metavar="N", help="runs (default 1)")
     add_bootstrap(parser)
     add_ray(parser, "seeds")
-    parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
+    parser.add_argument("--out", type=json_to_write, help="write the full result there as JSON")
     add_track(parser)
     add_tracking_uri(parser)
 

@@ -14,8 +14,8 @@ from cardialign.cluster.cli.options import (
     add_encoder,
     add_label_files,
     add_tracking_uri,
-    file_to_write,
     folds,
+    json_to_write,
     place,
     whole_number,
 )
@@ -152,7 +152,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_encoder(parser)
     add_task(parser)
     add_probe(parser, (1.0,))
-    parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
+    parser.add_argument("--out", type=json_to_write, help="write the full result there as JSON")
     add_track(parser)
     add_tracking_uri(parser)
 

@@ -12,7 +12,7 @@ from cardialign.cluster.cli.options import (
     add_drawn_records,
     add_folds,
     add_split,
-    file_to_write,
+    json_to_write,
     part,
     place,
     place_to_write,
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split(parser, "only this part")
     add_bootstrap(parser)
     add_draw_seed(parser)
-    parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
+    parser.add_argument("--out", type=json_to_write, help="write the full result there as JSON")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

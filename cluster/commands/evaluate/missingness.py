@@ -22,6 +22,7 @@ from cardialign.cluster.cli.options import (
     add_tracking_uri,
     file_to_write,
     folds,
+    json_to_write,
     place,
     whole_number,
 )
@@ -96,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_draw_seed(parser)
     add_batch_size(parser)
     add_allow_trained(parser)
-    parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
+    parser.add_argument("--out", type=json_to_write, help="write the full result there as JSON")
     parser.add_argument(
         "--picture", type=file_to_write, metavar="FILE", help="draw the surface there: .png, .svg, .pdf"
     )

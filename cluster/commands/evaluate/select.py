@@ -14,8 +14,8 @@ from cardialign.cluster.cli.options import (
     add_encoder,
     add_label_files,
     add_tracking_uri,
-    file_to_write,
     folds,
+    json_to_write,
     place,
 )
 from cardialign.cluster.cli.result_file import check_place, write_result
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-trained", action="store_true", help="judge by records that a candidate was pretrained on, too"
     )
-    parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
+    parser.add_argument("--out", type=json_to_write, help="write the full result there as JSON")
     add_tracking_uri(parser)
 
 

@@ -17,7 +17,7 @@ from cardialign.cluster.cli.options import (
     add_prompt_words,
     add_split,
     add_tracking_uri,
-    file_to_write,
+    json_to_write,
     place,
 )
 from cardialign.cluster.cli.result_file import check_place
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--baseline", action="store_true", help="also score the same encoder with fresh weights")
     add_allow_trained(parser)
-    parser.add_argument("--out", type=file_to_write, help="write the full result there as JSON")
+    parser.add_argument("--out", type=json_to_write, help="write the full result there as JSON")
     parser.add_argument(
         "--track",
         action="store_true",

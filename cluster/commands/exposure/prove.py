@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardialign.cluster.cli.lines import aligned
-from cardialign.cluster.cli.options import add_folds, add_split, file_to_write, place
+from cardialign.cluster.cli.options import add_folds, add_split, json_to_write, place
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.files import read_text, write_json
 from cardialign.data_shards.secret import Secret
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split(parser, "of --shards, only this part")
     parser.add_argument("--salt-file", type=place, metavar="FILE", help="the certificate's salt: RUN_DIR/exposure.salt")
     parser.add_argument(
-        "--out", type=file_to_write, metavar="FILE", help="a proof of each answer, for `cardialign exposure check`"
+        "--out", type=json_to_write, metavar="FILE", help="a proof of each answer, for `cardialign exposure check`"
     )
 
 

@@ -6,14 +6,14 @@ import argparse
 from typing import Any
 
 from cardialign.cluster.cli.lines import aligned
-from cardialign.cluster.cli.options import file_to_write, place, whole_number
+from cardialign.cluster.cli.options import page_to_write, place, whole_number
 from cardialign.cluster.cli.progress import Progress
 from cardialign.data_shards.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shards", type=place, help="folder or URL of the shard set")
-    parser.add_argument("--out", type=file_to_write, help="page to write (.html)")
+    parser.add_argument("--out", type=page_to_write, help="page to write (.html)")
     parser.add_argument(
         "--sample",
         type=whole_number(1),

@@ -43,7 +43,7 @@ class ServedEncoder:
             ) from error
 
     def _embed(self, data: Any, params: dict[str, Any]) -> np.ndarray:
-        signal = np.asarray(data)
+        signal = np.asanyarray(data)  # a masked array stays one, which `embed` refuses
         if signal.ndim != 3 or signal.dtype == object:
             raise UsageError(
                 f"the input has shape {signal.shape}: not ECGs x leads x samples",

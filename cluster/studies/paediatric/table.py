@@ -77,7 +77,7 @@ def lines_of(table: dict[str, Any]) -> list[str]:
         lines.append("| " + " | ".join([row["arm"], row["words"], *figures, *rest]) + " |")
     by = {row["arm"]: row["held_out"]["classes"] for row in table["rows"]}
     gains = {code: by[REFERENCE][code] - by[PLAIN][code] for code in by[REFERENCE]}
-    told = ", ".join(f"{code} {gain:+.3f}" for code, gain in sorted(gains.items(), key=lambda item: -item[1]))
+    told = ", ".join(f"{code} {gain:+z.3f}" for code, gain in sorted(gains.items(), key=lambda item: -item[1]))
     plain = next(row for row in table["rows"] if row["arm"] == PLAIN)["held_out"]["ahead"]
     sign = "above 0" if plain[1] > 0 else "not above 0"
     return [
@@ -85,8 +85,8 @@ def lines_of(table: dict[str, Any]) -> list[str]:
         "",
         f"Nobody is fine-tuned or chosen on {', '.join(table['kept_out'])}. Seeds: {table['seeds']}. {HOW}",
         "",
-        f"- the gate on ages kept out ({REFERENCE} - {PLAIN}): {100 * plain[0]:+.1f} points "
-        f"({100 * plain[1]:+.1f} to {100 * plain[2]:+.1f}), interval {sign}",
+        f"- the gate on ages kept out ({REFERENCE} - {PLAIN}): {100 * plain[0]:+z.1f} points "
+        f"({100 * plain[1]:+z.1f} to {100 * plain[2]:+z.1f}), interval {sign}",
         f"- by class: {told}",
     ]
 
@@ -96,4 +96,4 @@ def _told(found: dict[str, Any]) -> tuple[str, str]:
     figure = f"{found['auroc']:.3f} ({found['low']:.3f}-{found['high']:.3f}){spread}"
     if "ahead" not in found:
         return figure, "-"
-    return figure, "{:+.3f} ({:+.3f} to {:+.3f})".format(*found["ahead"])
+    return figure, "{:+z.3f} ({:+z.3f} to {:+z.3f})".format(*found["ahead"])

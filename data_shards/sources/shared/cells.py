@@ -7,7 +7,7 @@ import ast
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from cardialign.data_shards.errors import DataError
@@ -61,6 +61,20 @@ def labels_of(cell: str, separator: str | None, where: str) -> tuple[str, ...] |
         words = cell.split(separator or "|")
     kept = (plain_label(word, where) for word in words)
     return tuple(dict.fromkeys(word for word in kept if any(each.isalnum() for each in word))) or None
+
+
+def one_cell(cells: Sequence[str], separator: str, where: str) -> str:
+    """The cells of several columns of labels as one column would have them.
+
+    Raises DataError that names `where` for a list in one of several: a mark beside it would make words of its brackets.
+    """
+    some = [cell for cell in cells if cell and cell not in _EMPTY_LISTS]
+    if len(some) > 1 and any(cell[0] in "[(" and cell[-1] in "])" for cell in some):
+        raise DataError(
+            f"{where}: a list of labels stands in one of several columns of labels",
+            "write the labels plainly, or all of them in one column",
+        )
+    return separator.join(some) or next((cell for cell in cells if cell), "")
 
 
 @lru_cache(maxsize=4096)

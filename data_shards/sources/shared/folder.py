@@ -104,7 +104,8 @@ class RecordFolder:
         self.root = Path(root)
         if not self.root.is_dir():
             raise UserError(
-                f"{self.name}: the folder {str(root)!r} does not exist", f"give the folder that holds {self.layout}"
+                f"{self.name}: the folder {str(root)!r} {'is a file' if self.root.exists() else 'does not exist'}",
+                f"give the folder that holds {self.layout}",
             )
         if not isinstance(salt, str | Secret):
             raise UsageError(
@@ -377,7 +378,7 @@ class RecordFolder:
         if not isinstance(path, str | os.PathLike) or not Path(path).is_file():
             raise UserError(
                 f"{self.name}: the {option} table {str(path)!r} does not exist",
-                f"check the path given as {'table' if option == 'record' else option}",
+                f"check the path given as --{'table' if option == 'record' else option.replace('_', '-')}",
             )
         self._given_tables.add(Path(path).resolve())
         return Path(path)

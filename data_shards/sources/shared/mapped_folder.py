@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from cardialign.data_shards.errors import DataError, UsageError
-from cardialign.data_shards.reading.tables import file_facts, rows_of
+from cardialign.data_shards.plugins import did_you_mean
+from cardialign.data_shards.reading.tables import columns_of, file_facts, rows_of
 from cardialign.data_shards.reading.wfdb.leads import row_of
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.report_text import clean_statements, one_spelling
 from cardialign.data_shards.secret import Secret
 from cardialign.data_shards.sources.base import KEY_PATTERN
-from cardialign.data_shards.sources.shared.cells import LabelWords, Marks, labels_of
+from cardialign.data_shards.sources.shared.cells import LabelWords, Marks, labels_of, one_cell
 from cardialign.data_shards.sources.shared.demographics import (
     AGE_UNITS,
     age_in_years,
@@ -34,14 +35,19 @@ from cardialign.data_shards.sources.shared.patients import ALONE
 
 log = logging.getLogger(__name__)
 
+UNDERSTOOD = {
+    "age": "numbers with or without a unit (61, 16 mo, 572d)",
+    "time": "times that begin with the year (2021-03-04 08:00)",
+}
+
 COLUMN_OPTIONS: dict[str, str] = {
     "key_column": "column of the table with the record's name (default: the file's name)",
     "path_column": "column with the record's file, relative to the root (default: found by its name)",
     "report_column": "column with the report",
-    "labels_column": "column with the labels",
+    "labels_column": "column with the labels; several of them with commas",
     "patient_column": "column with the patient's id (default: every record is a patient of its own)",
     "age_column": "column with the age: years, or 16 mo, 572d",
-    "sex_column": "column with the sex: words, or see sex_values",
+    "sex_column": "column with the sex: words, or see --sex-values",
     "fold_column": "column with the fold, 1 and up (default: by patient hash)",
     "time_column": "column with date and time of the recording",
 }
@@ -77,7 +83,7 @@ class MappedFolder(RecordFolder):
         if self._table is None and self._mapping:
             raise UsageError(
                 f"{self.name}: {next(iter(self._mapping))} is given without a table",
-                "name the CSV with the option table",
+                "name the CSV with --table",
             )
         if self._table is not None and not {"key_column", "path_column"} & self._columns.keys():
             raise UsageError(
@@ -198,8 +204,10 @@ class MappedFolder(RecordFolder):
         strange: dict[str, Counter[str]] = {"age": Counter(), "time": Counter()}
         marks, labels, blank = Marks(self.name), LabelWords(), 0
         number = 0
-        for number, columns in enumerate(rows_of(table, tuple(dict.fromkeys(self._columns.values()))), start=1):
-            row = {option: columns[name].strip() for option, name in self._columns.items()}
+        there = self._columns_there(table)
+        wanted = tuple(dict.fromkeys(name for names in there.values() for name in names))
+        for number, columns in enumerate(rows_of(table, wanted), start=1):
+            row = self._row(columns, there, f"{table}: row {number}")
             if not any(row.values()):
                 blank = blank or number
                 continue  # a spreadsheet's empty rows at the end
@@ -232,10 +240,38 @@ class MappedFolder(RecordFolder):
             if words:
                 some = ", ".join(f"{word!r} x {times}" for word, times in words.most_common(EXAMPLES))
                 log.warning(
-                    "unknown %s source=%s rows=%d of=%d, left out: %s", what, self.name, words.total(), number, some
-                )
+                    "unknown %s source=%s rows=%d of=%d, left out: %s; read are %s",
+                    what, self.name, words.total(), number, some, UNDERSTOOD[what],
+                )  # fmt: skip
         marks.tell()
         labels.tell(self.name, self._columns.get("labels_column", ""))
+
+    def _row(self, columns: Mapping[str, str], there: Mapping[str, tuple[str, ...]], where: str) -> dict[str, str]:
+        """Option -> what its column says in this row, its columns where there are several."""
+        row = {option: columns[names[0]].strip() for option, names in there.items()}
+        if len(there.get("labels_column", ())) > 1:
+            cells = [columns[name].strip() for name in there["labels_column"]]
+            row["labels_column"] = one_cell(cells, self._mapping.get("label_separator") or "|", where)
+        return row
+
+    def _columns_there(self, table: Path) -> dict[str, tuple[str, ...]]:
+        """Option -> the columns of the table that it names; more than one of labels alone. Raises UsageError where the
+        table has not what an option names."""
+        there, found = columns_of(table), {}
+        for option, name in self._columns.items():
+            several = tuple(each.strip() for each in name.split(","))
+            if option == "labels_column" and name not in there and set(several) <= set(there):
+                found[option] = several
+            elif name in there or len(there) < 2:  # one column alone: another separator, which is told as such
+                found[option] = (name,)
+            else:
+                lacking = next((each for each in several if each not in there), name) if len(several) > 1 else name
+                raise UsageError(
+                    f"{self.name}: {option} is {name!r:.100}: {table} has no column {lacking!r:.60}"
+                    f"{did_you_mean(lacking, there)}",
+                    f"its columns are {', '.join(there)[:500]}",
+                )
+        return found
 
     def _meta(self, row: Mapping[str, str]) -> dict[str, Any]:
         meta: dict[str, Any] = {}

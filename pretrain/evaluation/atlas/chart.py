@@ -61,7 +61,8 @@ class Atlas:
     """charts: one or two, of the same sample. shown: columns of the classes with a colour; colour (n,): place in
     `shown` of a record that has exactly one of them, or SEVERAL, OTHER (none of them), UNLABELLED.
 
-    left_open: records whose codes neither state nor exclude a class, which are drawn without it.
+    left_open: records whose codes neither state nor exclude a class, which are drawn without it. label_set is empty
+    where the set has none: the map is of ages alone.
     """
 
     sample: Sample
@@ -88,7 +89,7 @@ class Atlas:
                 "out_of": self.sample.out_of,
                 "patients": len(np.unique(about.patients)),
                 "seed": self.sample.seed,
-                "label_set": self.label_set,
+                "label_set": self.label_set or None,
                 "labelled": int(about.labelled.sum()),
                 "ages_known": int(np.isfinite(about.ages).sum()),
                 "classes": classes,
@@ -153,7 +154,7 @@ def make_atlas(
     """
     _check_fit(encoders, shard_set)
     sample = draw_sample(rows, options.records, options.seed)
-    label_set = _label_set(shard_set, options.label_set)
+    label_set = _label_set(shard_set, sample.rows, options)
     about, left_open = _labelled(shard_set, sample.rows, label_set)
     shown = _shown(about, options.classes, label_set)
     how = EmbedOptions(batch_size=options.batch_size)
@@ -196,10 +197,17 @@ def colours(truth: np.ndarray, labelled: np.ndarray, shown: Sequence[int]) -> np
     return np.where(labelled, found, UNLABELLED)
 
 
-def _label_set(shard_set: ShardSet, wanted: str | None) -> str:
-    known = shard_set.label_sets
+def _label_set(shard_set: ShardSet, rows: np.ndarray, options: MapOptions) -> str:
+    """Empty of a set without labels, whose ages colour the map."""
+    known, wanted = shard_set.label_sets, options.label_set
     if not known:
-        raise UsageError(f"{shard_set.path} has no labels to colour a map by", "build the shards with labels")
+        aged = bool(np.isfinite(shard_set.age_years[rows].astype(np.float64)).any())
+        if aged and wanted is None and options.classes is None:
+            return ""
+        raise UsageError(
+            f"{shard_set.path} has no labels to colour a map by" + ("" if aged else ", and no ages"),
+            "leave out what names labels: ages colour it then" if aged else "build the shards with labels or ages",
+        )
     if wanted is not None and wanted not in known:
         raise UsageError(f"{shard_set.path} has no label set {wanted!r:.60}", f"choose one of {', '.join(known)}")
     if wanted is None and len(known) > 1:
@@ -212,12 +220,15 @@ def _label_set(shard_set: ShardSet, wanted: str | None) -> str:
 def _labelled(shard_set: ShardSet, rows: np.ndarray, label_set: str) -> tuple[Labelled, dict[str, int]]:
     from cardialign.pretrain.evaluation.task import decided_records
 
+    ages = shard_set.age_years[rows].astype(np.float64)
+    if not label_set:
+        none = np.zeros((len(rows), 0), dtype=bool)
+        return Labelled(none, np.zeros(len(rows), dtype=bool), ages, shard_set.patients[rows], ()), {}
     codes, truth, labelled = shard_set.labels(rows, label_set)
     words = _words_of(label_set)
     names = tuple((code, words.get(code, code)) for code in codes)
     decided = decided_records(shard_set, rows, label_set, codes)
     left = {} if decided is None else {code: int((~decided[:, c]).sum()) for c, code in enumerate(codes)}
-    ages = shard_set.age_years[rows].astype(np.float64)
     about = Labelled(truth, labelled, ages, shard_set.patients[rows], names)
     return about, {code: count for code, count in left.items() if count}
 

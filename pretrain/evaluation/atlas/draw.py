@@ -71,7 +71,8 @@ def age_ticks(atlas: Atlas) -> list[tuple[float, str]]:
 
 
 def write_sheet(atlas: Atlas, path: Path) -> Path:
-    """The maps by class and by age with their legends and how they were made, as SVG, PNG or PDF by the name of `path`.
+    """The maps by class, if any, and by age with their legends and how they were made, as SVG, PNG or PDF by the name
+    of `path`.
 
     Raises DataError when it cannot be written.
     """
@@ -92,12 +93,13 @@ def sheet(atlas: Atlas) -> Figure:
     """The same as a figure."""
     columns = len(atlas.charts)
     width = columns * _SHEET_WIDTH + _LEGEND_WIDTH
-    height = 2 * _SHEET_WIDTH + 2 * _MARGIN + 0.25
+    drawn = (_by_class, _by_age) if atlas.label_set else (_by_age,)
+    height = len(drawn) * _SHEET_WIDTH + 2 * _MARGIN + 0.25
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
     side = _SHEET_WIDTH - _MARGIN
     for k, chart in enumerate(atlas.charts):
-        for row, draw in enumerate((_by_class, _by_age)):
+        for row, draw in enumerate(drawn):
             left, bottom = k * _SHEET_WIDTH + _MARGIN / 2, height - (row + 1) * (_SHEET_WIDTH + 0.1) - 0.05
             axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
             _frame(axes, chart)
@@ -109,16 +111,20 @@ def sheet(atlas: Atlas) -> Figure:
             name = chart.name if len(chart.name) <= 48 else f"...{chart.name[-45:]}"
             axes.set_title(name, fontsize=10, loc="left", parse_math=False)
     left = (columns * _SHEET_WIDTH) / width
-    top = (height - 0.55) / height
+    if atlas.label_set:
+        _class_legend(figure, atlas, left, (height - 0.55) / height)
+    _age_legend(figure, atlas, left, width, height)
+    _foot(figure, atlas, width, height)
+    return figure
+
+
+def _class_legend(figure: Figure, atlas: Atlas, left: float, top: float) -> None:
     legend = figure.legend(
         handles=_handles(atlas), loc="upper left", bbox_to_anchor=(left, top), fontsize=9, frameon=False,
         title=f"by class of {atlas.label_set}", alignment="left",
     )  # fmt: skip
     for text in (*legend.get_texts(), legend.get_title()):
         text.set_parse_math(False)
-    _age_legend(figure, atlas, left, width, height)
-    _foot(figure, atlas, width, height)
-    return figure
 
 
 def class_legend(atlas: Atlas) -> list[dict[str, Any]]:
@@ -228,7 +234,7 @@ def _by_age(axes: Axes, atlas: Atlas, chart: Chart) -> None:
 
 
 def _age_legend(figure: Figure, atlas: Atlas, left: float, width: float, height: float) -> None:
-    middle = (height - _SHEET_WIDTH - 0.75) / height
+    middle = (height - (_SHEET_WIDTH + 0.2 if atlas.label_set else 0.0) - 0.55) / height
     norm = _norm(atlas)
     unknown = int((~np.isfinite(atlas.about.ages)).sum())
     words = "age in years" if norm is not None else "no age is known"

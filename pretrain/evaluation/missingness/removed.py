@@ -89,7 +89,7 @@ class Removed:
         b = self.beyond
         lines.append(
             f"primary evidence found: {self.found.value:.3f}, by chance {self.chance:.3f}, beyond chance "
-            f"{b.value:+.3f} ({between(b.low, b.high)}), {self.records} records"
+            f"{b.value:+z.3f} ({between(b.low, b.high)}), {self.records} records"
         )
         return lines
 

@@ -116,7 +116,7 @@ class MissingnessResult:
 
 
 def _number(value: float, sign: bool = False) -> str:
-    return f"{value:{'+' if sign else ''}.3f}" if math.isfinite(value) else "n/a"
+    return f"{value:{'+' if sign else ''}z.3f}" if math.isfinite(value) else "n/a"
 
 
 def _interval(estimate: Estimate, sign: bool = False) -> str:

@@ -230,8 +230,8 @@ def _figure(row: Row) -> str:
 
 
 def _difference(found: Mapping[str, float | None]) -> str:
-    limits = "" if found["low"] is None else f" ({found['low']:+.3f} to {found['high']:+.3f})"
-    return f"{found['value']:+.3f}{limits}"
+    limits = "" if found["low"] is None else f" ({found['low']:+z.3f} to {found['high']:+z.3f})"
+    return f"{found['value']:+z.3f}{limits}"
 
 
 def probe_table(

@@ -10,9 +10,16 @@ from typing import Any
 
 import pytest
 
-from cardialign.cluster.cli.options import HIGHEST_FOLD, folds
+from cardialign.cluster.cli.options import (
+    HIGHEST_FOLD,
+    array_to_write,
+    folds,
+    json_to_write,
+    page_to_write,
+    picture_to_write,
+)
 from cardialign.cluster.commands.pretrain import overrides
-from cardialign.cluster.main import build_parser
+from cardialign.cluster.main import build_parser, main
 from cardialign.data_shards.errors import UsageError
 
 BUILD = ("shards build", "mimic-iv-ecg", "--root", "r", "--out", "o")
@@ -161,7 +168,7 @@ def test_a_seed_is_what_the_generators_take() -> None:
 def test_one_file_is_no_folder(words: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"argument --out: {tmp_path} is a folder; name a file in it"):
         parsed(*words, "--out", tmp_path)
-    name = "new.png" if words[0] == "shards inspect" else "new.html"
+    name = {"shards inspect": "new.png", "shards stats": "new.html"}.get(words[0], "new.json")
     assert parsed(*words, "--out", tmp_path / name).out == tmp_path / name
 
 
@@ -232,3 +239,25 @@ def test_a_link_to_nothing_is_no_place_for_a_new_folder(tmp_path: Path) -> None:
         given(("export", "run", "--out"), str(tmp_path / "link"))
     (tmp_path / "unplugged").mkdir()
     assert parsed("export", "run", "--out", str(tmp_path / "link")).out == tmp_path / "link"
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [
+        (json_to_write, "a.json", "a.csv"),
+        (page_to_write, "a.HTM", "a.pdf"),
+        (array_to_write, "a.npy", "a.csv"),
+        (picture_to_write, "a.png", "a.jpg"),
+    ],
+)
+def test_an_ending_that_says_what_a_file_is_not_is_refused(kind: Callable, right: str, wrong: str) -> None:
+    assert kind(right) == Path(right) and kind("a") == Path("a")
+    with pytest.raises(argparse.ArgumentTypeError, match=rf"'{wrong}' does not end in \.\w+, and .* will be in it"):
+        kind(wrong)
+
+
+@pytest.mark.parametrize(("command", "out"), [("shards stats", "a.pdf"), ("embed", "a.csv"), ("search", "a.txt")])
+def test_commands_ask_for_the_ending_of_what_they_write(
+    command: str, out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command.split(), "x", "--out", out]) == 2 and f"'{out}' does not end in" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,19 @@ def test_words_of_options_become_flags_and_the_users_own_words_stay(said: str, t
     with pytest.raises(DataError) as caught, in_words_of_flags("arrays"):
         raise DataError(said, said)
     assert (caught.value.problem, caught.value.remedy) == (told, told) and str(caught.value).startswith(told)
+
+
+def test_a_warning_of_a_reader_names_the_flag_too(caplog: pytest.LogCaptureFixture) -> None:
+    ours, other = "cardialign.data_shards.sources.shared.cells", "cardialign.data_shards.build"
+    with in_words_of_flags("wfdb"):
+        for name in (ours, other):
+            logging.getLogger(name).warning("%r stands there; set label_separator", "label_separator")
+    logging.getLogger(ours).warning("set label_separator")
+    assert caplog.messages == [
+        "'label_separator' stands there; set --label-separator",
+        "'label_separator' stands there; set label_separator",
+        "set label_separator",
+    ]
 
 
 def test_a_source_that_nobody_has_is_told_as_such() -> None:

@@ -69,6 +69,8 @@ def test_options_are_those_of_the_command(offered: Offered) -> None:
 def test_values_that_are_known_are_offered_and_elsewhere_files_are(offered: Offered) -> None:
     assert offered("cardialign", "pretrain", "--recipe", "") == set(recipe_names())
     assert offered("cardialign", "pretrain", "--recipe=cardialign-sm") == {"--recipe=cardialign-small"}
+    assert offered("cardialign", "shards", "build", "wfdb", "--codec", "") == {"einthoven", "npy"}
+    assert offered("cardialign", "plan", "--kind", "H") == {"H100", "H200"}
     assert offered("cardialign", "pretrain", "--recipe", "=", "cardialign-sm") == {"cardialign-small"}, (
         "as bash cuts it"
     )

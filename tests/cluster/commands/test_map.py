@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib import image
 
 from cardialign.data_shards.shard_set.shard_set import ShardSet
 from tests.cluster.conftest import Answer
+from tests.support.tiny_shards import RECORDS, TinySource, make_shards
 
 Call = Callable[..., Answer]
 
@@ -44,6 +46,30 @@ def test_two_encoders_beside_each_other_on_a_page_that_needs_nothing_and_names_n
     assert "drawn with seed 0" in drawn and "&lt;b onload=alert(1)&gt;" in drawn and str(tmp_path) not in text + drawn
     assert answer.json["charts"][0]["sharing"] == answer.json["charts"][1]["sharing"], "they are the same encoder"
     assert answer.json["differences"]["sharing"]["value"] == 0
+
+
+@pytest.fixture
+def aged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A set whose records have ages, and no labels."""
+    read = TinySource.read
+    monkeypatch.setattr(
+        TinySource,
+        "read",
+        lambda self, entry: replace(read(self, entry), age_years=20.0 + 60 / RECORDS * entry.meta["i"]),
+    )
+    return make_shards(tmp_path / "aged", silent=RECORDS)
+
+
+def test_a_set_without_labels_is_a_map_by_age(cardialign: Call, exported: Path, aged: Path, tmp_path: Path) -> None:
+    page, picture = tmp_path / "map.html", tmp_path / "map.svg"
+    answer = cardialign(*words(exported, aged, "--out", page, "--out", picture))
+    assert answer.code == 0 and answer.json["label_set"] is None and answer.json["ages_known"] == RECORDS
+    text, drawn = page.read_text(), picture.read_text()
+    assert "By age" in text and "no labels" in text and "class" not in re.sub(r'class="', "", text.partition("<h1")[2])
+    assert "age in years" in drawn and "by class" not in drawn
+    for more in (("--labels", "finding"), ("--classes", "A")):
+        refused = cardialign(*words(exported, aged, *more, "--out", page))
+        assert refused.code == 2 and "no labels" in refused.json["problem"] and "ages" in refused.json["remedy"]
 
 
 @pytest.mark.slow

@@ -156,7 +156,10 @@ def test_a_demo_judges_its_recipe_before_it_makes_anything(cardialign: Callable[
     ("words", "told"),
     [
         (["recipies", "list"], "did you mean 'recipes'?"),
+        (["pretrian"], "'pretrian' (did you mean 'pretrain'?) is none of demo, doctor, "),
         (["zeroshot"], "did you mean 'evaluate zero-shot'?"),
+        (["runs", "compare", "x"], "did you mean 'compare'?"),
+        (["runs", "show", "x"], "did you mean 'status'?"),
         (["evaluate", "zeroshot"], "did you mean 'zero-shot'?"),
         (["registry", "prmote", "x"], "did you mean 'promote'?"),
         (["plan", "--recipe", "cardialign-tiny", "--nods", "3"], "unknown option --nods 3 (did you mean '--nodes'?)"),

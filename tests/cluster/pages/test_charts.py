@@ -109,7 +109,16 @@ def test_no_label_of_an_axis_is_cut_off_at_the_edge(edges: list[float]) -> None:
 LONG_NAME = "Consider left ventricular hypertrophy by voltage criteria, or a normal variant of the young"
 
 
-@pytest.mark.parametrize("name", ["MI", "Nonspecific ST and T wave abnormality", LONG_NAME[:70], LONG_NAME * 3])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MI",
+        "Acute anterior myocardial infarction",
+        "Nonspecific ST and T wave abnormality",
+        LONG_NAME[:70],
+        LONG_NAME * 3,
+    ],
+)
 def test_no_name_of_a_bar_is_cropped_and_none_lies_over_another_or_over_a_bar(name: str) -> None:
     figure = ElementTree.fromstring(frequency_bars({name: 7, "NORM": 3, name.upper() + " 2": 1}, 10, title="x"))
     svg = next(iter(figure.iter("svg")))
@@ -120,7 +129,7 @@ def test_no_name_of_a_bar_is_cropped_and_none_lies_over_another_or_over_a_bar(na
         assert " ".join((each.text or "").strip() for each in labels) == whole
         bar = next(iter(row.iter("rect")))
         for each in labels:
-            room = CHARACTER * len((each.text or "").strip())
+            room = CHARACTER * sum(1.2 if letter.isupper() else 1.0 for letter in (each.text or "").strip())
             end = each.attrib["text-anchor"] == "end"
             left = float(each.attrib["x"]) - (room if end else 0)
             assert left >= 0 and left + room <= (float(bar.attrib["x"]) if end else width)

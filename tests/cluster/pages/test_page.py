@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from cardialign.cluster.pages.page import FOLDER
 from cardialign.cluster.pages.run_page import write_run_page
 
 EVIL = "<script>alert(1)</script>\x1b]0;x\x07\u202e\x00"
@@ -37,3 +39,19 @@ def test_a_page_has_no_markup_control_character_or_secret_of_its_values(
     assert found.active == []
     assert not {c for c in text if c not in "\n\t" and (ord(c) < 32 or c in "\x7f\u202e")}
     assert r"\x1b" in text and "pl4nted" not in text
+
+
+def test_a_value_keeps_room_beside_a_long_label_on_a_phone() -> None:
+    """Where the label takes its whole width, a value breaks after every letter."""
+    css = (FOLDER / "page.css").read_text(encoding="utf-8")
+    (rule,) = [line for line in css.splitlines() if line.startswith("dl.facts {") and "columns" in line]
+    label, value = re.findall(r"minmax\((?:[^()]|\([^()]*\))*\)", rule)
+    assert label == "minmax(0, max-content)" and "em" in value
+
+
+def test_twelve_leads_keep_a_width_at_which_they_are_read_and_scroll_on_a_phone() -> None:
+    phone = (FOLDER / "page.css").read_text(encoding="utf-8").partition("@media screen and (max-width: 760px)")[2]
+    width = re.search(r"\.recording \.scroll img \{ width: (\d+)px; max-width: none; \}", phone)
+    assert width is not None and int(width[1]) >= 700
+    template = (FOLDER / "templates" / "run.html").read_text(encoding="utf-8")
+    assert '<div class="scroll"><img alt="12-lead ECG' in template

@@ -131,6 +131,8 @@ def test_a_longer_ecg_and_one_of_fewer_leads_are_refused_until_it_is_said(
         model.predict(twice, params=params)
     found = model.predict(twice, params={**params, "allow": ["crop"]})
     np.testing.assert_allclose(found, golden["embedding"][:1], atol=1e-5)
+    with pytest.raises(MlflowException, match="samples are masked out"):
+        model.predict(np.ma.masked_array(signal, mask=True), params=params)
     with pytest.raises(MlflowException, match="missing here: III, aVR"):
         model.predict(signal[:, :2], params={**params, "leads": ["I", "II"]})
 

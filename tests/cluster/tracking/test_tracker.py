@@ -112,6 +112,9 @@ def test_a_database_that_cannot_be_opened_is_named_before_training(tmp_path: Pat
 def test_a_plain_folder_and_a_silent_server_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="plain folder"):
         mlflow_store.open_client(str(tmp_path))
+    with pytest.raises(UserError, match=r"htp://host begins with 'htp' \(did you mean 'http'\?\)") as raised:
+        mlflow_store.open_client("htp://host")
+    assert "http://HOST:PORT" in raised.value.remedy and "[" not in raised.value.problem, "no list of a library's"
     for address, why in (
         ("http://127.0.0.1:1", "Connection refused"),
         ("http://nowhere.invalid", "not known|resolution"),

@@ -111,7 +111,7 @@ def test_a_fold_that_no_record_has_is_told_once(small_set: ShardSet, caplog: pyt
 
 
 def test_an_empty_selection_says_what_is_there(small_set: ShardSet) -> None:
-    with pytest.raises(DataError, match=r"meets folds=\[99\]") as caught:
+    with pytest.raises(DataError, match=r"is in fold 99\n") as caught:
         small_set.select(folds=[99])
     assert "folds present: 1, 2" in caught.value.remedy
     with pytest.raises(DataError, match="no record 'nobody'"):
@@ -121,8 +121,13 @@ def test_an_empty_selection_says_what_is_there(small_set: ShardSet) -> None:
 def test_a_set_that_is_not_whole_does_not_open(set_copy: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a folder"):
         ShardSet.open(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="no finished shard set"):
+    with pytest.raises(DataError, match="no finished shard set") as caught:
         ShardSet.open(tmp_path)
+    assert "not the data set that it reads" in caught.value.remedy
+    (tmp_path / ".build").mkdir()
+    with pytest.raises(DataError, match="no finished shard set") as caught:
+        ShardSet.open(tmp_path)
+    assert caught.value.remedy.startswith("finish the build")
     manifest = json.loads((set_copy / "manifest.json").read_text())
     (set_copy / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 99}))
     with pytest.raises(DataError, match="schema version 99"):

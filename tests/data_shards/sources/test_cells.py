@@ -19,6 +19,24 @@ from tests.support.wfdb_files import ecg_counts, write_record
 RECORDS = ("r1", "r2", "r3")
 
 
+def test_labels_in_several_columns_are_those_of_one(tmp_path: Path) -> None:
+    for record in RECORDS:
+        write_record(tmp_path / "records" / record, ecg_counts())
+    table = tmp_path / "t.csv"
+    table.write_text('id,first,"second, if any",more\nr1,LVH,AF,"MI;AF"\nr2,,,\nr3,[],,[]\n')
+    given = {"table": table, "key_column": "id", "label_separator": ";"}
+
+    def read(columns: str) -> list[Any]:
+        entries = open_source("wfdb", tmp_path / "records", **given, labels_column=columns).entries()
+        return [entry.meta.get("labels", {}).get("labels") for entry in entries]
+
+    assert read("first, more") == [("LVH", "MI", "AF"), None, ()]
+    assert read("second, if any") == [("AF",), None, None], "a name with a comma is one column"
+    table.write_text("id,first,more\nr1,['LVH'],AF\nr2,AF,\nr3,AF,\n")
+    with pytest.raises(DataError, match="row 1: a list of labels stands in one of several columns"):
+        read("first,more")
+
+
 def labels(folder: Path, cells: list[Any], **options: str) -> list[Any]:
     for record in RECORDS:
         write_record(folder / "records" / record, ecg_counts())

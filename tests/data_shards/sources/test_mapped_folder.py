@@ -170,6 +170,24 @@ def test_rows_and_files_without_each_other_are_told_and_numbers_are_no_sexes(
         list(open_source("wfdb", folder, table=table, key_column="id").entries())
 
 
+def test_a_column_that_is_not_there_is_told_by_its_option_and_the_nearest_one(folder: Path, table: Path) -> None:
+    for columns, told in (
+        ({"path_column": "fiel"}, "path_column is 'fiel': .*table.csv has no column 'fiel'.*did you mean 'file'"),
+        ({"path_column": "file", "labels_column": "codes,tex"}, "labels_column is 'codes,tex'.*'tex'.*mean 'text'"),
+    ):
+        with pytest.raises(UsageError, match=told) as caught:
+            list(open_source("wfdb", folder, table=table, **columns).entries())
+        assert "its columns are id, file, text" in caught.value.remedy
+
+
+def test_a_table_that_lies_there_and_is_not_named_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "mine.csv").write_text("id\none\n")
+    assert len(list(open_source("wfdb", folder).entries())) == 2 and "holds 'mine.csv': --table" in caplog.text
+    caplog.clear()
+    list(open_source("wfdb", folder, table=folder / "mine.csv", key_column="id").entries())
+    assert "--table" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [({"report_column": "text"}, "no key"), ({"key_column": "id", "sex_values": "0:male"}, "0=male,1=female"),
@@ -416,6 +434,7 @@ def test_ages_and_times_that_are_not_understood_are_counted_and_left_out(
     records = mapped(tmp_path / "b", "it", ["6 May 2020", "2020-05-06 07:08:09", "13/06/2020"], time_column="it")
     assert [record.acquired for record in records] == [None, "2020-05-06T07:08:09", None]
     assert "unknown time source=arrays rows=2 of=3" in caplog.text
+    assert "read are times that begin with the year" in caplog.text and "16 mo" in caplog.text
 
 
 def test_one_value_of_the_sex_column_has_one_meaning(tmp_path: Path) -> None:

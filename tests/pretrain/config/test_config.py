@@ -98,6 +98,24 @@ def test_a_mistake_of_a_whole_section_is_told_of_the_keys_that_it_names() -> Non
     assert caught.value.problem.endswith("(said by --set 'training.epochs=2', --set 'training.steps=8')")
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("encoder.name=vit2d", "encoder: unknown encoder 'vit2d' (did you mean 'vit1d'?)"),
+        ("method.name=simclrr", "method: unknown method 'simclrr' (did you mean 'simclr'?)"),
+        ("optimizer.lr=fast", "optimizer.lr: is no number (got 'fast'); write a number"),
+        ("training.steps=1.5", "training.steps: is no whole number (got 1.5)"),
+        ("encoder.age_gate=perhaps", "encoder.age_gate: is neither true nor false (got 'perhaps')"),
+    ],
+)
+def test_a_slip_beside_a_recipe_of_ours_is_told_of_what_was_typed_and_of_no_file(override: str, told: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config("cardialign-tiny", [override])
+    head, line = caught.value.problem.splitlines()
+    assert head == "what is set beside recipe cardialign-tiny has 1 mistake:"
+    assert line.startswith(f"  - {told}") and line.endswith(f"(said by --set {override!r})")
+
+
 def test_an_innocent_set_is_not_blamed_for_what_the_file_says(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("training: {global_batch: 8, epochs: 1, steps: 5}\n")

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from cardialign.pretrain.config import TextConfig
 from cardialign.pretrain.evaluation.prompts import PROMPT_SETS, PROMPTS, load_prompts
 from cardialign.pretrain.text.encoder import TextEncoder
 from tests.support.plug_ins import install, see
+from tests.support.readme import SITE, blocks
 
 OURS = sorted(path.stem for path in PROMPTS.glob("*.yaml"))
 
@@ -399,3 +401,10 @@ def test_a_set_of_another_package_is_read_by_its_name_and_its_name_is_taken(tmp_
     (tmp_path / "mine.yaml").write_text(text.replace("Normal ECG", "Sinus rhythm"))
     with pytest.raises(UsageError, match="has the name of another one, clinic-v1"):
         load_prompts(tmp_path / "mine.yaml")
+
+
+def test_the_words_of_ones_own_in_the_guide_are_a_prompt_set(tmp_path: Path) -> None:
+    (text,) = [block for block in blocks("yaml", f"{SITE}/guides/evaluation.md") if "label_set: labels" in block]
+    (tmp_path / "my-words.yaml").write_text(text)
+    own = load_prompts(str(tmp_path / "my-words.yaml"))
+    assert own.label_set == "labels" and [each.code for each in own.classes] == ["AFIB", "LBBB"]

@@ -292,7 +292,11 @@ def test_of_prompts_combined_by_their_maximum_the_nearest_counts(shards, prompts
     ("arguments", "kind", "message"),
     [
         ({"prompts": "nonsense"}, UsageError, r"no prompt set 'nonsense'(.|\n)*virtual-findings-v1"),
-        ({"prompts": "ptb-xl-super-v1"}, UsageError, r"label set 'super', which(.|\n)*label sets there: finding"),
+        (
+            {"prompts": "ptb-xl-super-v1"},
+            UsageError,
+            r"label set 'super', which(.|\n)*sets there: finding; words for one of your own",
+        ),
         ({"prompts": "virtual-findings-v1"}, UsageError, r"no code of prompt set(.|\n)*codes there: DOWN, FAST, UP"),
         ({"classes": ["UP", "SIDEWAYS"]}, UsageError, r"no class SIDEWAYS(.|\n)*choose from: UP, DOWN, FAST, RARE"),
         ({"folds": [9]}, DataError, r"folds present: 1, 2"),

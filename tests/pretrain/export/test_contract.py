@@ -156,6 +156,9 @@ def test_microvolts_are_converted_when_named_and_caught_when_not():
         conform_signal(CONTRACT, signal * 1000, sampling_rate=500)
     with pytest.raises(UserError, match="looks like raw counts"):
         conform_signal(CONTRACT, (signal * 200).astype(np.int16), sampling_rate=500)
+    for kind in (object, bool, np.complex64):
+        with pytest.raises(UserError, match="not real numbers"):
+            conform_signal(CONTRACT, signal.astype(kind), sampling_rate=500, units="uV")
     with pytest.raises(UserError, match="unknown units 'V'"):
         conform_signal(CONTRACT, signal, sampling_rate=500, units="V")
 

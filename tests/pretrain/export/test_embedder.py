@@ -111,6 +111,7 @@ def test_what_does_not_fit_is_refused_as_embed_refuses_it(folder: Path, tmp_path
         (EcgEmbedder(folder, sampling_rate=250), ecgs(), "250"),
         (EcgEmbedder(folder, sampling_rate=100), ecgs() * 1000, "mV"),
         (EcgEmbedder(folder, sampling_rate=100), np.full((1, 12, 200), np.nan), "finite"),
+        (EcgEmbedder(folder, sampling_rate=100), np.ma.masked_array(ecgs(), mask=True), "samples are masked out"),
     ]
     for embedder, signal, told in wrong:
         with pytest.raises(UserError, match=told):

@@ -14,6 +14,7 @@ from cardialign.data_shards.record import SignalSpec
 from cardialign.pretrain.config import load_config, recipe_names
 from cardialign.pretrain.encoders.base import create_encoder
 from cardialign.pretrain.export.program import save_program
+from tests.support.small_encoder import SPEC, small_model
 
 LARGE = ("-published", "-base", "-xl", "-small", "-vit", "-stage-2")
 """Recipes whose encoder is a smaller one's in other sizes."""
@@ -30,6 +31,17 @@ def one_of_each_encoder() -> list[str]:
 
 
 RECIPES = one_of_each_encoder()
+
+
+def test_what_comes_out_goes_to_numpy_as_it_is_and_the_encoder_stays_one_that_trains(tmp_path: Path) -> None:
+    _, model = small_model()
+    save_program(model.ecg, tmp_path / "encoder.pt2")
+    assert all(each.requires_grad for each in model.ecg.parameters())
+    program = torch.export.load(tmp_path / "encoder.pt2").module()
+    found = program(
+        torch.randn(2, 12, SPEC.samples), torch.ones(2, 12, dtype=torch.bool), torch.full((2,), SPEC.samples)
+    )
+    assert found.numpy().shape[0] == 2
 
 
 @pytest.mark.slow

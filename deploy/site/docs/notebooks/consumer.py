@@ -28,7 +28,7 @@ WORK = Path(os.environ.get("CARDIALIGN_NOTEBOOK") or tempfile.mkdtemp()) / "cons
 WORK.mkdir(parents=True)
 
 
-def untrained_export(folder):
+def untrained_export(folder: Path) -> Path:
     """An encoder with fresh weights, exported as a finished one would be. A consumer never does this."""
     from cardialign.pretrain.config import parse_config
     from cardialign.pretrain.export.write import export_encoder

@@ -114,7 +114,7 @@ training: {global_batch: 32, steps: 20, precision: fp32, log_every: 5, checkpoin
 """)
 
 
-def command(*words):
+def command(*words: object) -> None:
     """A command line, as it would be typed."""
     subprocess.run([sys.executable, "-m", *map(str, words)], check=True)
 

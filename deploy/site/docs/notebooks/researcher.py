@@ -26,7 +26,7 @@ import cardialign
 WORK = Path(os.environ.get("CARDIALIGN_NOTEBOOK") or tempfile.mkdtemp()) / "researcher"
 
 
-def command(*words):
+def command(*words: object) -> None:
     """A command line, as it would be typed."""
     subprocess.run([sys.executable, "-m", *map(str, words)], check=True)
 

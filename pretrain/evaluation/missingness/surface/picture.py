@@ -126,7 +126,7 @@ def _luminance(colour: Sequence[float]) -> float:
 def _written(cell: Cell) -> str:
     if cell.leads == 0 and cell.time == 0:
         return f"{cell.auroc.value:.3f}"
-    return f"{cell.auroc.value:.3f}\n{-100 * cell.lost.value:+.1f}"
+    return f"{cell.auroc.value:.3f}\n{-100 * cell.lost.value:+z.1f}"
 
 
 def _presets(axes: Axes, result: SurfaceResult) -> None:

@@ -131,7 +131,7 @@ def _told(cell: Cell | PresetFigure) -> str:
 def points(lost: Estimate) -> str:
     """What is lost, in points of AUROC: `-2.1 (1.4 to 2.9)`."""
     low_high = f" ({between(100 * lost.low, 100 * lost.high, '.1f')})" if math.isfinite(lost.low) else ""
-    return f"{-100 * lost.value:+.1f}{low_high}"
+    return f"{-100 * lost.value:+z.1f}{low_high}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -227,5 +227,5 @@ def paired_lines(differences: Sequence[dict[str, Any]]) -> list[str]:
         if not where:
             where = f"{each['leads']} leads, {100 * each['time']:g} % of the time missing ({each['chosen']})"
         found = Estimate(*(math.nan if value is None else 100 * value for value in each["auroc"].values()))
-        rows.append([where, f"{found.value:+.1f} ({between(found.low, found.high, '+.1f')})"])
+        rows.append([where, f"{found.value:+z.1f} ({between(found.low, found.high, '+.1f')})"])
     return _aligned(rows)
