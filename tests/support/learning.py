@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +66,18 @@ class Learnt:
         return compare_zero_shot(self.encoder, self.encoder.untrained(), self.unseen, prompts=PROMPTS, threads=1)
 
 
+def make_virtual_set(path: Path, records: int, seed: int, seconds: int) -> None:
+    """A labelled shard set of virtual patients, two records each, at 100 Hz; its files lie beside it."""
+    root = path.with_name(f"{path.name}-files")
+    make_cohort(
+        root,
+        Cohort(patients=records // 2, records=records, seed=seed, sampling_rate=RATE, findings=FINDINGS),
+        workers=1,
+    )
+    source = open_source("mimic-iv-ecg", root, labels=root / "truth.csv")
+    build_shards(source, path, SetPlan(SignalSpec(RATE, seconds)), workers=1)
+
+
 def make_learning_data(folder: Path) -> LearningData:
     """The two sets below `folder`, made once, whoever of several processes comes first."""
     with folder.with_suffix(".lock").open("w") as lock:
@@ -74,13 +86,7 @@ def make_learning_data(folder: Path) -> LearningData:
             return LearningData(folder / "train", folder / "unseen")
         with commit_folder(folder) as making:
             for name, records, seed in (("train", TRAINED, 11), ("unseen", UNSEEN, 12)):
-                cohort = Cohort(
-                    patients=records // 2, records=records, seed=seed, sampling_rate=RATE, findings=FINDINGS
-                )
-                root = making / f"{name}-files"
-                make_cohort(root, cohort, workers=1)
-                source = open_source("mimic-iv-ecg", root, labels=root / "truth.csv")
-                build_shards(source, making / name, SetPlan(SignalSpec(RATE, 10)), workers=1)
+                make_virtual_set(making / name, records, seed, 10)
             build_text_bank(ShardSet.open(making / "train"), TextEncoder(RunConfig().text))
     return LearningData(folder / "train", folder / "unseen")
 
@@ -96,11 +102,18 @@ def _train(rank: int, world: int, config: RunConfig, run_dir: Path) -> float:
     return train(config, run_dir, NullObserver()).final_loss
 
 
-def learn(recipe: str, data: LearningData, run_dir: Path, changes: Mapping[str, Any], deadline: float = 300) -> Learnt:
-    """Train a shipped recipe with changes (dotted keys) on one core and export it. fp32, one worker."""
+def learn(
+    recipe: str,
+    data: LearningData,
+    run_dir: Path,
+    changes: Mapping[str, Any],
+    deadline: float = 300,
+    rank: Callable[[int, int, RunConfig, Path], float] = _train,
+) -> Learnt:
+    """Train a shipped recipe with changes (dotted keys) on one core, in `rank`, and export it. fp32, one worker."""
     fixed = {"data.shards": str(data.shards), "training.precision": "fp32", "data.threads": 1}
     words = [f"{key}={json.dumps(value)}" for key, value in {**fixed, **changes}.items()]
-    run_ranks(1, _train, load_config(recipe, words), run_dir, init=False, deadline=deadline)
+    run_ranks(1, rank, load_config(recipe, words), run_dir, init=False, deadline=deadline)
     export_run(run_dir, program=False)
     return Learnt(run_dir, data)
 

@@ -17,7 +17,13 @@ from tests.support.processes import PRELOAD, run_ranks
 
 STEPS, STOP = 4, 2
 BATCH = 10
-_ENGINE = ["torch._dynamo", "torch._inductor.compile_fx", "deepspeed.runtime.zero.muon.muon_optimizer"]
+ENGINE = [
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "cardialign.pretrain.training.loop",
+]
+"""What a rank that trains imports before its first step: the fork server does it once."""
 
 ONE_WORKER: dict[str, dict[str, Any]] = {
     "whole": {"zero_stage": 1},
@@ -57,7 +63,7 @@ def run_topologies(values: Mapping[str, Any], root: Path, deadline: float = 240)
 
     Traces lie in `root / NAME`. `values["training"]` may set what is not set here.
     """
-    PRELOAD.extend(name for name in [*_ENGINE, "cardialign.pretrain.training.loop"] if name not in PRELOAD)
+    PRELOAD.extend(name for name in ENGINE if name not in PRELOAD)
     fixed = {"global_batch": BATCH, "steps": STEPS, "epochs": None, "precision": "fp32", "log_every": 1}
     training = {**values.get("training", {}), **fixed, "checkpoint_every": STOP}
     whole = {**values, "training": training}

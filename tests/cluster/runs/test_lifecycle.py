@@ -98,6 +98,9 @@ def test_a_page_that_cannot_be_made_is_told_and_loses_nothing(tmp_path: Path, ca
         raise ZeroDivisionError("of a chart")
 
     _write_page(tmp_path, Tracking(page=spoilt))
+    assert not caplog.text, "a run that never began has no page"
+    (tmp_path / CONFIG).write_text("{}")
+    _write_page(tmp_path, Tracking(page=spoilt))
     assert "page=not-written" in caplog.text and "of a chart" in caplog.text and not (tmp_path / PAGE).exists()
     _write_page(tmp_path, Tracking(page=lambda run_dir, out: out.write_text(f"of {run_dir.name}")))
     assert (tmp_path / PAGE).read_text() == f"of {tmp_path.name}"
