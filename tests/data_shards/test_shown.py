@@ -116,3 +116,9 @@ def test_the_alias_of_a_registered_model_is_no_user_of_an_address() -> None:
 def test_an_interval_that_is_not_there_is_told_by_a_word() -> None:
     assert between(-0.01, 0.0321) == "-0.010 to +0.032" and between(1.44, 2.9, ".1f") == "1.4 to 2.9"
     assert between(float("nan"), float("nan")) == between(0.5, float("nan")) == "n/a"
+
+
+def test_an_error_of_ours_says_no_secret_and_moves_no_cursor_in_a_traceback_either() -> None:
+    error = UsageError(f"https:/me:{SECRET}@host/e is no encoder\n  - \x1b[2Jname", f"see {ADDRESSES[1]}")
+    assert SECRET not in str(error) and SECRET not in repr(error) and "\x1b" not in str(error)
+    assert str(error).startswith("https:/") and "\n  - \\x1b[2Jname\n  remedy: see https://host/set" in str(error)
