@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cardialign.data_shards.shown import shown
+
 DONE = 0
 FAILED = 1
 NOT_LEARNING = 3
@@ -29,14 +31,17 @@ TERMINATED = 143
 
 
 class UserError(ValueError):
-    """Something the user gave or set is wrong. `problem` names the thing, `remedy` the way out."""
+    """Something the user gave or set is wrong. `problem` names the thing, `remedy` the way out.
+
+    As text, in a traceback or a log of others, it is `shown`: without control characters and secrets.
+    """
 
     exit_code = FAILED
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         self.problem = problem
         self.remedy = remedy
-        super().__init__(f"{problem}\n  remedy: {remedy}" if remedy else problem)
+        super().__init__(shown(f"{problem}\n  remedy: {remedy}" if remedy else problem, lines=True))
 
     def reword(self, change: Callable[[str], str]) -> None:
         """Say it in the words of who asked, which a caller knows and the place that raised it does not."""

@@ -7,6 +7,7 @@ import gc
 import importlib
 import importlib.metadata
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -14,6 +15,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from cardialign.data_shards.errors import UsageError, UserError
+from cardialign.data_shards.files import shortened
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +28,9 @@ class Table(Mapping[str, str]):
     """Name -> "module:Attribute" of one kind of thing.
 
     Our own rows come first, then the entry points of the group `cardialign.<kind>s`. Nothing is imported until it is
-    asked for. A plug-in that takes a name of ours, or one that another package has taken, is named in the log and left
-    out; one that cannot be imported, or fails `check`, is named by `find`, and hides nothing else.
+    asked for. A plug-in that takes a name of ours, or one that another package has taken, whose name is no word, or
+    whose package has a list of entry points that cannot be read, is named in the log and left out; one that cannot be
+    imported, or fails `check`, is named by `find`, and hides nothing else.
 
     aliases: other words for rows of our own. `find` knows them; they are not listed, and no plug-in may take them.
     """
@@ -50,8 +53,13 @@ class Table(Mapping[str, str]):
     def plugins(self) -> dict[str, importlib.metadata.EntryPoint]:
         """The entry points of other packages that count, by name."""
         found: dict[str, importlib.metadata.EntryPoint] = {}
-        points = importlib.metadata.entry_points(group=self.group)
-        for point in sorted(points, key=lambda point: (point.name, point.value)):
+        for point in sorted(_entry_points(self.group), key=lambda point: (point.name, point.value)):
+            if _WORD.fullmatch(point.name) is None:
+                told = shortened(point.name)
+                log.warning(
+                    "plugin=%s group=%s action=skip reason=its name %s is no word", point.value, self.group, told
+                )
+                continue
             first = found.setdefault(point.name, point)
             reason = "" if first.value == point.value else f"{first.value} has the name"
             if point.name in self.own or point.name in self.aliases:
@@ -122,10 +130,12 @@ class Table(Mapping[str, str]):
             yield
         except passing:
             raise
-        except (Exception, SystemExit) as error:  # code of other people may raise anything, or try to end the program
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # code of other people may raise anything, or try to end the program
             if name not in self.plugins:
                 raise
-            raise self._broken(name, f"{outcome}: {type(error).__name__}: {error}") from error
+            raise self._broken(name, f"{outcome}: {_told(error)}") from error
 
     @contextmanager
     def watched(self, name: str, outcome: str) -> Iterator[None]:
@@ -144,7 +154,7 @@ class Table(Mapping[str, str]):
         except Exception as error:
             if name not in self.plugins or not _went_through(error, self.plugins[name].value):
                 raise
-            raise self._broken(name, f"{outcome}: {type(error).__name__}: {error}") from error
+            raise self._broken(name, f"{outcome}: {_told(error)}") from error
 
     def state(self) -> dict[str, str | None]:
         """Every plug-in of this table, tried: name -> what is wrong with it, None when nothing is."""
@@ -166,6 +176,37 @@ class Table(Mapping[str, str]):
         )
 
 
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
+"""A name that can be written on a command line and in a recipe."""
+
+
+def _entry_points(group: str) -> list[importlib.metadata.EntryPoint]:
+    """Those of every installed package, of two installations of one that of the first. A package whose list cannot be
+    read is named in the log, and hides no other, as it does in `importlib.metadata.entry_points`."""
+    found: list[importlib.metadata.EntryPoint] = []
+    seen: set[str] = set()
+    for package in importlib.metadata.distributions():
+        where = str(getattr(package, "_path", "a package"))
+        try:
+            # without reading the metadata of hundreds of packages, where Python can
+            name = getattr(package, "_normalized_name", None) or package.name or where
+            if name in seen:
+                continue
+            seen.add(name)
+            found += package.entry_points.select(group=group)
+        except Exception as error:  # what others wrote is parsed by code of others
+            log.warning("package=%s action=skip reason=its entry points cannot be read: %s", where, _told(error))
+    return found
+
+
+def _told(error: BaseException) -> str:
+    """Kind and text of an error of other people, whose own code may fail when it is asked for the text."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
 _OF_THE_MACHINE = ("torch.distributed", "deepspeed.comm")
 
 
@@ -178,7 +219,8 @@ def _went_through(error: Exception, where: str) -> bool:
         modules.append(str(step.tb_frame.f_globals.get("__name__", "")))
         step = step.tb_next
     exchanged = any(module.startswith(_OF_THE_MACHINE) for module in modules)
-    memory = "out of memory" in str(error).lower() or "allocate memory" in str(error).lower()
+    said = _told(error).lower()
+    memory = "out of memory" in said or "allocate memory" in said
     return not exchanged and not memory and any(module.partition(".")[0] == package for module in modules)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from cardialign.data_shards.reading.plain_files import plain_bytes
 
 MatValue: TypeAlias = "np.ndarray | str | dict[str, MatValue]"
 
+_BEGIN = 1 << 10
+"""Bytes of a compressed variable that tell its kind and name."""
 LARGEST = 1 << 28
 """Bytes a variable may take; an hour of twelve leads in float64 takes a sixth of it."""
 _LARGEST_FILE = 1 << 31
@@ -64,6 +66,10 @@ def parse_mat5(data: bytes, name: str) -> MatValue:
     while at + 8 <= len(data):
         kind, body, at = _element(data, at, order)
         if kind == _COMPRESSED:
+            kind, other = _begins(body, order)
+            if kind != _MATRIX or other != name:
+                held += [other] if kind == _MATRIX else []
+                continue
             kind, body, _ = _element(_inflated(body), 0, order)
         if kind == _MATRIX:
             matrix = _Matrix(body, order)
@@ -73,12 +79,27 @@ def parse_mat5(data: bytes, name: str) -> MatValue:
     raise ValueError(f"no variable {name!r}; it holds {', '.join(held) or 'none'}")
 
 
-def _inflated(body: bytes) -> bytes:
-    stream = zlib.decompressobj()
+def _begins(body: bytes, order: str) -> tuple[int, str]:
+    """Kind and name of a compressed element. A file of many holds a thousand times its size in those that nobody asks
+    for: of these no more than the beginning is unpacked."""
+    begin = _unpacked(zlib.decompressobj(), body, _BEGIN)
+    if len(begin) < 8:
+        raise ValueError("a compressed variable is cut short")
+    kind, size = struct.unpack_from(order + "II", begin)
+    return kind, _Matrix(begin[8 : 8 + size], order).name if kind == _MATRIX else ""
+
+
+def _unpacked(stream: Any, body: bytes, most: int) -> bytes:
     try:
-        data = stream.decompress(body, LARGEST)
+        unpacked: bytes = stream.decompress(body, most)
     except zlib.error as error:
         raise ValueError(f"a variable cannot be decompressed: {error}") from None
+    return unpacked
+
+
+def _inflated(body: bytes) -> bytes:
+    stream = zlib.decompressobj()
+    data = _unpacked(stream, body, LARGEST)
     if stream.unconsumed_tail or not stream.eof:
         raise ValueError("a compressed variable is cut short, or too large")
     return data

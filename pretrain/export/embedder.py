@@ -67,7 +67,7 @@ class EcgEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def _embed(self, opened: Any, signal: np.ndarray) -> np.ndarray:
         found: np.ndarray = opened.embed(
             signal,
-            sampling_rate=float(self.sampling_rate),  # type: ignore[arg-type]
+            sampling_rate=self.sampling_rate,
             leads=STANDARD_LEADS if self.leads is None else self.leads,
             units=self.units,
             **dict.fromkeys(self.allow, True),
@@ -82,7 +82,8 @@ class EcgEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             raise UsageError(
                 f"EcgEmbedder: sampling_rate is {self.sampling_rate!r}", "give the rate of your ECGs in Hz: 500"
             )
-        if isinstance(self.allow, str) or not set(self.allow) <= set(CONVERSIONS):
+        listed = isinstance(self.allow, tuple | list | set | frozenset)
+        if not listed or any(not isinstance(word, str) or word not in CONVERSIONS for word in self.allow):
             raise UsageError(
                 f"EcgEmbedder: allow is {self.allow!r}", f"give a tuple of some of {', '.join(map(repr, CONVERSIONS))}"
             )

@@ -18,6 +18,7 @@ import numpy as np
 from cardialign.data_shards.errors import UserError
 from cardialign.data_shards.extras import needed_by
 from cardialign.data_shards.reading.no_value import without_sentinels
+from cardialign.data_shards.reading.wfdb.header import RATE_RANGE
 from cardialign.data_shards.record import STANDARD_LEADS
 from cardialign.data_shards.signal.limb_leads import LIMB_LEADS, exchanged, other_order
 from cardialign.data_shards.signal.quality import OFFSET_MILLIVOLTS
@@ -322,6 +323,11 @@ def at_rate(
         rate = rate.item()
     if not isinstance(rate, Real) or not rate > 0:
         raise UserError(f"sampling_rate {rate!r:.60} is not a rate", "give samples per second")
+    if not RATE_RANGE[0] <= rate <= RATE_RANGE[1]:  # a served encoder is told it by whoever asks
+        raise UserError(
+            f"sampling_rate {rate!r:.60} is not between {RATE_RANGE[0]:g} and {RATE_RANGE[1]:g} Hz",
+            "give samples per second, 500 for example",
+        )
     if is_same_rate(rate, contract.sampling_rate, min(signal.shape[-1], contract.samples)):
         return signal, valid
     if not resample:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cardialign.cluster.runs.failure import write_failure
+from cardialign.cluster.tracking.mlflow_store import open_client
 from cardialign.cluster.tracking.spool import append_line
 from cardialign.cluster.tracking.tracker import RunTracker
 from cardialign.data_shards.errors import UserError
@@ -120,3 +124,33 @@ def test_a_run_and_its_store_keep_no_secret_of_the_store_or_the_environment(plan
     assert not [name for name, content in everything_below(planted).items() if SECRET.encode() in content]
     dump = "\n".join(sqlite3.connect(uri.removeprefix("sqlite:///")).iterdump())
     assert SECRET not in dump and "optimizer.lr" in dump
+
+
+class _Store(BaseHTTPRequestHandler):
+    """As much of an MLflow server as ends a run."""
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        info = {"run_id": "r", "run_name": "trial", "experiment_id": "1", "status": "FINISHED", "start_time": 1}
+        answer = json.dumps({"run": {"info": info}, "run_info": info, "experiments": []}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_POST = do_GET  # noqa: N815 - the name is the library's
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_run_that_ends_at_a_server_prints_no_link_with_the_password_in_it(
+    planted: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with HTTPServer(("127.0.0.1", 0), _Store) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = open_client(f"http://bob:{SECRET}@127.0.0.1:{server.server_port}")
+        client.set_terminated("r", "FINISHED")
+        server.shutdown()
+    said = capfd.readouterr()
+    assert SECRET not in said.out + said.err

@@ -52,6 +52,11 @@ def test_an_unknown_name_lists_what_there_is_and_what_may_have_been_meant(
             "from cardialign.data_shards.errors import UserError\nraise UserError('no licence')\n",
             "UserError: no licence",
         ),
+        ("class Panic(BaseException): pass\nraise Panic('of a compiled package')\n", "Panic: of a compiled package"),
+        (
+            "class Mute(Exception):\n    def __str__(self): raise ValueError('nothing to say')\nraise Mute()\n",
+            "Mute",
+        ),
     ],
 )
 def test_a_broken_plugin_is_named_and_hides_nothing_else(
@@ -68,6 +73,42 @@ def test_a_broken_plugin_is_named_and_hides_nothing_else(
     with caplog.at_level(logging.WARNING):
         assert list(table().importable(lambda thing: thing)) == [("own", Path)]
     assert "plugin=bad action=skip" in caplog.text and name in caplog.text
+
+
+@pytest.mark.parametrize("raw", [b"[cardialign.gadgets]\nno_equals_sign\n", b"[cardialign.gadgets]\nx\xff = a:b\n"])
+def test_a_package_whose_entry_points_cannot_be_read_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, raw: bytes
+) -> None:
+    install(tmp_path, "unreadable_list", "", {"x": "a:b"}, GROUP)
+    (tmp_path / "unreadable_list-1.0.dist-info" / "entry_points.txt").write_bytes(raw)
+    install(tmp_path, "readable_list", "class Thing: pass\n", {"theirs": "readable_list:Thing"}, GROUP)
+    monkeypatch.syspath_prepend(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert list(table()) == ["own", "theirs"]
+    assert "unreadable_list-1.0.dist-info action=skip" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["--root", "two words", "x" * 200, "../up", "\u202eright"])
+def test_a_name_that_nobody_could_write_is_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    install(tmp_path, "odd_name", "class Thing: pass\n", {name: "odd_name:Thing", "fine": "odd_name:Thing"}, GROUP)
+    monkeypatch.syspath_prepend(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert list(table()) == ["own", "fine"]
+    assert (
+        "plugin=odd_name:Thing" in caplog.text
+        and "is no word" in caplog.text
+        and name[:50] + "x" * 40 not in caplog.text
+    )
+
+
+def test_the_first_installation_of_a_package_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path / "old", "in_two_places", "", {"old": "in_two_places:Thing"}, GROUP)
+    install(tmp_path / "new", "in_two_places", "", {"new": "in_two_places:Thing"}, GROUP)
+    monkeypatch.syspath_prepend(tmp_path / "old")
+    monkeypatch.syspath_prepend(tmp_path / "new")
+    assert list(table()) == ["own", "new"]
 
 
 def test_a_plugin_cannot_take_a_name_of_ours_or_of_another_package(

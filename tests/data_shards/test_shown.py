@@ -134,3 +134,9 @@ def test_whatever_writes_a_sign_has_the_option_that_takes_it_from_zero() -> None
     assert len(files) > 300 and signed.search("{gain:+.3f}") and not signed.search("{gain:+z.3f}")
     found = [f"{path.name}: {line}" for path in files for line in path.read_text().split("\n") if signed.search(line)]
     assert found == []
+
+
+def test_an_error_of_ours_says_no_secret_and_moves_no_cursor_in_a_traceback_either() -> None:
+    error = UsageError(f"https:/me:{SECRET}@host/e is no encoder\n  - \x1b[2Jname", f"see {ADDRESSES[1]}")
+    assert SECRET not in str(error) and SECRET not in repr(error) and "\x1b" not in str(error)
+    assert str(error).startswith("https:/") and "\n  - \\x1b[2Jname\n  remedy: see https://host/set" in str(error)

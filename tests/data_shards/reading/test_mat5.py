@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,41 @@ def test_changed_and_cut_bytes_give_a_value_or_a_value_error(
     except ValueError:
         return
     assert isinstance(fields, (dict, str, np.ndarray))
+
+
+def bomb(variables: int, mebibytes: int) -> bytes:
+    """Zeros, a thousandth of their size, before a variable `val`."""
+    packed = zlib.compress(bytes(mebibytes << 20), 1)
+    return b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + (struct.pack("<II", 15, len(packed)) + packed) * variables
+
+
+@pytest.mark.parametrize(("variables", "mebibytes"), [(3, 300), (500, 20)])
+def test_compressed_variables_that_nobody_asked_for_are_not_unpacked(
+    tmp_path: Path, variables: int, mebibytes: int
+) -> None:
+    path = tmp_path / "bomb.mat"
+    path.write_bytes(bomb(variables, mebibytes))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="no variable 'val'"):
+            read_mat5(path, "val")
+        assert tracemalloc.get_traced_memory()[1] < 2 * path.stat().st_size + (8 << 20)
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_asked_for_is_found_behind_a_bomb_and_is_no_bomb_itself(tmp_path: Path) -> None:
+    path = tmp_path / "a.mat"
+    savemat(path, {"val": ecg_counts(50)}, do_compression=True)
+    path.write_bytes(bomb(2, 50) + path.read_bytes()[128:])
+    np.testing.assert_array_equal(read_mat5(path, "val"), ecg_counts(50))
+    for columns, zeros, told in ((300 << 20, 8, "a matrix of shape"), (8, 257 << 20, "too large")):
+        head = struct.pack("<IIII", 6, 8, 12, 0) + struct.pack("<IIii", 5, 8, 1, columns) + struct.pack("<HH", 1, 3)
+        content = head + b"val\0" + bytes(zeros)
+        packed = zlib.compress(struct.pack("<II", 14, len(content)) + content, 1)
+        path.write_bytes(bomb(0, 1) + struct.pack("<II", 15, len(packed)) + packed)
+        with pytest.raises(ValueError, match=told):
+            read_mat5(path, "val")
 
 
 def test_real_original_files_read_as_scipy_reads_them(real_data: Path) -> None:

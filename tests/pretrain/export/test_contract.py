@@ -259,3 +259,9 @@ def test_what_is_no_rate_is_named(rate):
 def test_what_are_no_lead_names_is_named(leads):
     with pytest.raises(UserError, match=r"leads is .*(.|\n)*one name per row"):
         conform_signal(CONTRACT, ecg(), sampling_rate=500, leads=leads)
+
+
+@pytest.mark.parametrize("rate", [1e-9, 9.9, 100_001.0, 1e9, float("inf"), 10**400])
+def test_a_rate_that_no_ecg_has_is_refused_before_it_asks_for_memory(rate: float) -> None:
+    with pytest.raises(UserError, match="is not between 10 and 100000 Hz"):
+        conform_signal(CONTRACT, ecg(12), sampling_rate=rate, resample=True, crop=True)
