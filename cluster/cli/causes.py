@@ -6,6 +6,7 @@ Where a command knows more it raises a `UserError` of its own; this is the last 
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import json
 
 from cardialign.data_shards.extras import missing
@@ -48,6 +49,11 @@ def cause_of(error: BaseException, command: str | None = None) -> tuple[str, str
         return told.problem, told.remedy
     if isinstance(error, ImportError):
         return f"a package is missing or broken: {error}", "see `cardialign doctor` for what is missing here"
+    if _in_lists_of_packages(error):
+        return (
+            f"an installed package has a list of entry points that cannot be read ({_unreadable_lists()}): {error}",
+            "mend or uninstall it: torch and others cannot be imported beside it",
+        )
     if isinstance(error, OSError):
         places = [str(place) for place in (error.filename, error.filename2) if place is not None]
         said = error.strerror or str(error) or type(error).__name__
@@ -67,6 +73,29 @@ def cause_of(error: BaseException, command: str | None = None) -> tuple[str, str
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return f"{error}", "set HOME, or write paths without ~"
     return None
+
+
+def _in_lists_of_packages(error: BaseException) -> bool:
+    """Whether it was raised while Python read what the installed packages declare."""
+    step = error.__traceback__
+    while step is not None:
+        if (
+            step.tb_frame.f_globals.get("__name__") == "importlib.metadata"
+            and "entry_points" in step.tb_frame.f_code.co_name
+        ):
+            return True
+        step = step.tb_next
+    return False
+
+
+def _unreadable_lists() -> str:
+    found = []
+    for package in importlib.metadata.distributions():
+        try:
+            _ = package.entry_points
+        except Exception:
+            found.append(str(getattr(package, "_path", "a package without a path")))
+    return ", ".join(found)
 
 
 def _out_of_memory(error: BaseException) -> bool:
