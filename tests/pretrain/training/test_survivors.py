@@ -156,21 +156,25 @@ def test_the_newest_step_of_which_all_parts_are_there_is_written_each_by_its_own
         assert said.parts == tuple(enumerate(parts)) and said.commits == min(parts)
 
 
-def alone(run_dir: Path, step: int) -> tuple[LastWriting, Word]:
-    """The writing of a survivor that holds both parts of a group of two."""
-    fence.take_start(run_dir, fence.Mark(START))
-    fence.take_group(run_dir, MARK)
+def both_parts(step: int) -> Held:
+    """What a survivor of a group of two holds."""
     buffers = HostBuffers()
     shares = {}
     for rank in (0, 1):
         archives = {f"rng/rank-{rank:05d}.pt": records_of({"cpu": torch.ones(3)}, buffers)}
         shares[rank] = Share(archives | {f"engine/rank_{rank}.pt": records_of({"x": torch.ones(9)}, buffers)})
     shares[0].weights, shares[0].state = {"x": torch.ones(20)}, state_of(step, RunConfig(), 2)
+    return Held(state_of(step, RunConfig(), 2), shares, None)  # type: ignore[arg-type] # of memory nobody asks
+
+
+def alone(run_dir: Path, step: int) -> tuple[LastWriting, Word]:
+    """The writing of a survivor that holds both parts of a group of two."""
+    fence.take_start(run_dir, fence.Mark(START))
+    fence.take_group(run_dir, MARK)
     said = Word(MARK.label, "write", step, ((0, 1), (1, 1)), 1)
     word.folder_of(run_dir).mkdir(exist_ok=True)
     word._say(run_dir, said)
-    held: Any = Held(state_of(step, RunConfig(), 2), shares, None)  # type: ignore[arg-type] # of memory nobody asks
-    return LastWriting(run_dir, said, held, Workers(1, 2, torch.device("cpu")), keep=2), said
+    return LastWriting(run_dir, said, both_parts(step), Workers(1, 2, torch.device("cpu")), keep=2), said
 
 
 def test_one_that_is_left_of_two_writes_both_parts(tmp_path: Path) -> None:
@@ -210,6 +214,20 @@ def test_what_must_not_be_committed_is_not_and_what_is_there_stays_as_it_is(
     writing.run()
     assert writing.error is not None and why in writing.error.problem
     assert {path.name: content(path) for _, path in files.committed(tmp_path)} == before
+
+
+@pytest.mark.parametrize(("step", "parts"), [(7, ((0, 1), (1, 1))), (6, ((0, 1), (1, 1), (2, 1)))])
+def test_a_survivor_that_is_asked_for_what_it_does_not_hold_says_so_and_writes_nothing(
+    step: int, parts: tuple[tuple[int, int], ...], tmp_path: Path
+) -> None:
+    write_trace(tmp_path, 7)
+    _, said = alone(tmp_path, 6)
+    copies: Any = None  # they are handed over
+    survivor = Survivor(copies, tmp_path, Workers(1, 2, torch.device("cpu")), keep=9)
+    survivor._commit(Word(said.group, "write", step, parts, 1), {6: both_parts(6)})
+    outcome = json.loads((tmp_path / SURVIVORS / "outcome.json").read_text())
+    assert outcome["problem"] == f"rank 1 is asked for parts of step {step} that it does not hold"
+    assert files.committed(tmp_path) == []
 
 
 def test_a_survivor_that_falls_silent_while_it_writes_keeps_the_others_from_committing(

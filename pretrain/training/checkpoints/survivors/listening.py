@@ -116,7 +116,14 @@ class Survivor(threading.Thread):
                 return
 
     def _commit(self, word: Word, held: Mapping[int, Held]) -> None:
-        if self.workers.rank not in {holder for _, holder in word.parts}:
+        asked = {rank for rank, holder in word.parts if holder == self.workers.rank}
+        if not asked:
+            return
+        if word.step not in held or not asked <= held[word.step].shares.keys():  # a file says it: a claim
+            problem = f"rank {self.workers.rank} is asked for parts of step {word.step} that it does not hold"
+            log.warning("survivor=%d action=none error=%s", self.workers.rank, problem)
+            if self.workers.rank == word.commits:
+                tell_outcome(self.run_dir, word.group, problem)
             return
         log.warning("survivor=%d action=write step=%d parts=%s", self.workers.rank, word.step, dict(word.parts))
         writing = LastWriting(self.run_dir, word, held[word.step], self.workers, self.keep)
