@@ -76,5 +76,5 @@ def test_what_is_no_split_is_refused(small_set: ShardSet) -> None:
         small_set.select(split="dev")
     with pytest.raises(UsageError, match="summing to 1"):
         SplitRule("train", fractions=(0.8, 0.1, 0.2))
-    with pytest.raises(DataError, match="split=test"):
+    with pytest.raises(DataError, match="is of the part test"):
         small_set.select(split=SplitRule("test", fractions=(1, 0, 0)))

@@ -248,5 +248,5 @@ def test_every_rank_has_the_loss_of_the_global_batch_and_its_own_part_of_the_gra
 def test_its_recipes_load_and_say_what_depends_on_the_micro_batch() -> None:
     for size in ("tiny", "published"):
         config = load_config(f"astcl-{size}")
-        assert config.method.name == "astcl" and not config.depends_on_micro_batch
+        assert config.method.name == "astcl" and config.depends_on_micro_batch
         assert config.data.patient_disjoint is False, "records of one patient are positives"
