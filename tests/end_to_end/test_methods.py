@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.readme import OTHER_METHODS, block_with, run
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.deployment, pytest.mark.timeout(900)]
 
 SETS = """
 cardialign cohort work/patients --patients 40 --seed 0 --sampling-rate 100

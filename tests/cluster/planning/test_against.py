@@ -140,12 +140,19 @@ WIDE = ["training.global_batch=2", "encoder.width=384", "encoder.depth=2", "trai
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("stage", [0, 2])
 @pytest.mark.parametrize(
-    ("recipe", "sets"),
-    [("cardialign-tiny", CACHED), ("cardialign-demo", WHOLE), ("cardialign-tiny", WIDE)],
-    ids=["tiny in bf16 and micro-batches", "activations dominate", "weights dominate"],
-)
+    ("recipe", "sets", "stage"),
+    [
+        pytest.param("cardialign-tiny", CACHED, 0, marks=pytest.mark.deployment),
+        ("cardialign-tiny", CACHED, 2),
+        ("cardialign-demo", WHOLE, 0),
+        pytest.param("cardialign-demo", WHOLE, 2, marks=pytest.mark.deployment),
+        ("cardialign-tiny", WIDE, 0),
+        ("cardialign-tiny", WIDE, 2),
+    ],
+    ids=[f"{what}-{stage}" for what in ("tiny in bf16 and micro-batches", "activations dominate", "weights dominate")
+         for stage in (0, 2)],
+)  # fmt: skip
 def test_memory_within_15_percent_and_steps_exactly(
     cardialign: Call, long_shards: Path, tmp_path: Path, recipe: str, sets: list[str], stage: int
 ) -> None:
