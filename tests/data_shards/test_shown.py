@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from cardialign import cluster, data_shards, kernels, pretrain
 from cardialign.data_shards.errors import UsageError
 from cardialign.data_shards.locations import url_of
 from cardialign.data_shards.shown import between, cell, has_secret, public, shown, without_secrets
 
-ROOT = Path(__file__).parents[2]
+FLOORS = (cluster, pretrain, data_shards, kernels)
 SECRET = "Pl4nted-S3cret"
 ADDRESSES = [
     f"http://bob:{SECRET}@host/set",
@@ -128,9 +129,7 @@ def test_no_difference_is_a_negative_zero() -> None:
 
 def test_whatever_writes_a_sign_has_the_option_that_takes_it_from_zero() -> None:
     signed = re.compile(r"""[:}]\+\.\d[fg]""")  # `between` sees to the formats that are given to it
-    files = [
-        path for floor in ("cluster", "pretrain", "data_shards", "kernels") for path in (ROOT / floor).rglob("*.py")
-    ]
+    files = [path for floor in FLOORS for path in Path(str(floor.__file__)).parent.rglob("*.py")]
     assert len(files) > 300 and signed.search("{gain:+.3f}") and not signed.search("{gain:+z.3f}")
     found = [f"{path.name}: {line}" for path in files for line in path.read_text().split("\n") if signed.search(line)]
     assert found == []
