@@ -74,6 +74,7 @@ def leave_everything_changed(rank: int, world: int) -> dict[str, object]:
     torch.set_num_threads(2)
     torch.set_default_dtype(torch.float64)
     dist.init_process_group("gloo", init_method="env://")
+    dist.barrier()  # rank 0 has the store that the others read: it may not end before they have
     return found
 
 
