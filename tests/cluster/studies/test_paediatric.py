@@ -196,7 +196,7 @@ def test_a_pretraining_that_collapses_is_named_and_ends_nothing_but_what_starts_
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.deployment  # cells of any study as Ray tasks: tests/cluster/evaluations/test_ray_cells.py
+@pytest.mark.deployment  # what runs a task on a real Ray: evaluations/test_ray_cells.py; a study's, without one: above
 @pytest.mark.timeout(900)
 def test_cells_as_ray_tasks_have_the_figures_of_cells_one_after_the_other(
     cardialign: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
